@@ -1,0 +1,111 @@
+package striping
+
+import (
+	"errors"
+	"time"
+
+	"ballast/devices"
+	"ballast/journal"
+)
+
+// Member is one device of a volume, as handed to Open.
+type Member struct {
+	Record journal.Device  // as journaled
+	Device *devices.Device // nil when it is missing
+	// WriteLabel stores the volume's anchor and membership on the device; nil for simulated ones.
+	WriteLabel func(epoch uint64, s journal.State) error
+}
+
+// ExportInfo describes an export.
+type ExportInfo struct {
+	Name      string    `json:"name"`
+	SizeBytes int64     `json:"size_bytes"`
+	UsedBytes int64     `json:"used_bytes"` // placed chunks, one copy counted
+	ReadOnly  bool      `json:"read_only"`
+	Created   time.Time `json:"created"`
+}
+
+// Status is the volume as people and scripts look at it. Taking it never waits for a disk.
+type Status struct {
+	Volume    string         `json:"volume"`
+	UUID      string         `json:"uuid"`
+	State     string         `json:"state"` // ok, degraded, critical
+	Copies    int            `json:"copies"`
+	ChunkSize int64          `json:"chunk_size_bytes"`
+	SizeBytes int64          `json:"size_bytes"` // what copies copies can hold in all
+	UsedBytes int64          `json:"used_bytes"` // of SizeBytes
+	FreeBytes int64          `json:"free_bytes"` // what can still be written at copies copies
+	RawBytes  int64          `json:"raw_bytes"`
+	Devices   []DeviceStatus `json:"devices"`
+	Exports   []ExportInfo   `json:"exports"`
+	Degraded  int64          `json:"degraded_chunks"` // fewer good copies than asked for
+	Lost      int64          `json:"lost_chunks"`     // no good copy left
+	Bad       []BadRange     `json:"bad_ranges"`      // reads that ended in EIO
+	Health    []Health       `json:"health"`
+	Dirty     int64          `json:"dirty_bytes"`
+	Healed    int64          `json:"healed_blocks"`
+	Journal   JournalStatus  `json:"journal"`
+}
+
+// DeviceStatus is one device in a Status.
+type DeviceStatus struct {
+	ID         devices.ID `json:"-"`
+	Name       string     `json:"id"` // "d1"
+	Path       string     `json:"path"`
+	State      string     `json:"state"`
+	Reason     string     `json:"reason,omitempty"`
+	SizeBytes  int64      `json:"size_bytes"`
+	UsedBytes  int64      `json:"used_bytes"`
+	ReadBytes  int64      `json:"read_bytes_total"`
+	WriteBytes int64      `json:"write_bytes_total"`
+	ReadRate   float64    `json:"read_bytes_per_second"`
+	WriteRate  float64    `json:"write_bytes_per_second"`
+	InFlight   int        `json:"in_flight"`
+	Waiting    int        `json:"waiting"`
+	QueueLimit int        `json:"queue_limit"`
+	P50Seconds float64    `json:"p50_seconds"`
+	P99Seconds float64    `json:"p99_seconds"`
+	Errors     int64      `json:"errors"`
+	Slowdown   float64    `json:"slowdown"` // sigma: now over baseline
+	Domain     string     `json:"domain,omitempty"`
+	Rotational bool       `json:"rotational"`
+	Buffered   bool       `json:"buffered"` // O_DIRECT was refused
+}
+
+// BadRange is a range of an export that could not be read.
+type BadRange struct {
+	Export string    `json:"export"`
+	Off    int64     `json:"offset"`
+	Size   int64     `json:"size"`
+	Since  time.Time `json:"since"`
+}
+
+// Health is one condition that wants attention.
+type Health struct {
+	Code     string `json:"code"`     // stable, DEVICE_MISSING
+	Severity string `json:"severity"` // warning, critical
+	Message  string `json:"message"`
+	Action   string `json:"action"`
+}
+
+// JournalStatus is the journal in a Status.
+type JournalStatus struct {
+	Seq     uint64 `json:"seq"`
+	Records uint64 `json:"records"`
+	Failed  bool   `json:"failed"`
+}
+
+var (
+	// ErrNoSpace is returned by writes that need new space when the devices have none that the
+	// asked number of copies can use.
+	ErrNoSpace = errors.New("volume has no space")
+	// ErrReadOnly is returned by writes to a read-only export.
+	ErrReadOnly = errors.New("export is read-only")
+	// ErrExists and ErrNotExist are returned by operations on the names of exports.
+	ErrExists   = errors.New("export exists already")
+	ErrNotExist = errors.New("no such export")
+	// ErrBusy is returned when an export that clients hold open is to be removed.
+	ErrBusy = errors.New("export is in use")
+	// ErrUnreadable is returned by reads of blocks of which no copy passes its check.
+	ErrUnreadable = errors.New("no good copy")
+)
