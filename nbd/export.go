@@ -9,8 +9,9 @@ import "context"
 type Export interface {
 	// Size is the export's size in bytes now.
 	Size() int64
-	// ReadAt fills p. The buffer is the caller's again when it returns.
-	ReadAt(ctx context.Context, p []byte, off int64) error
+	// Read appends the bytes of [off, off+size) to data, in order and without gaps. On an error
+	// data may hold some of them; the caller releases it in any case.
+	Read(ctx context.Context, off, size int64, data *Data) error
 	// WriteAt writes p; the data is durable when it returns nil and fua is set, or after the
 	// next Sync. The buffer is the caller's again when it returns.
 	WriteAt(ctx context.Context, p []byte, off int64, fua bool) error
@@ -18,12 +19,70 @@ type Export interface {
 	Sync(ctx context.Context) error
 }
 
+// Data is what a read returned: pieces of memory that others may look at too, so nobody writes
+// to them, and holes. Release gives the memory back; afterwards the Data may be used again.
+type Data struct {
+	Pieces []Piece
+	owners []Releaser
+}
+
+// Piece is a run of bytes, or a hole that reads as zeros.
+type Piece struct {
+	Bytes []byte // nil for a hole
+	Size  int64  // len(Bytes), or the length of the hole
+}
+
+// Releaser is memory that is counted.
+type Releaser interface{ Release() }
+
+// Append adds b. owner, if not nil, is released by Release.
+func (d *Data) Append(b []byte, owner Releaser) {
+	d.Pieces = append(d.Pieces, Piece{Bytes: b, Size: int64(len(b))})
+	if owner != nil {
+		d.owners = append(d.owners, owner)
+	}
+}
+
+// AppendHole adds size zero bytes.
+func (d *Data) AppendHole(size int64) {
+	if n := len(d.Pieces); n > 0 && d.Pieces[n-1].Bytes == nil {
+		d.Pieces[n-1].Size += size
+		return
+	}
+	d.Pieces = append(d.Pieces, Piece{Size: size})
+}
+
+// Release gives all memory back and empties d.
+func (d *Data) Release() {
+	for i, o := range d.owners {
+		o.Release()
+		d.owners[i] = nil
+	}
+	clear(d.Pieces)
+	d.Pieces, d.owners = d.Pieces[:0], d.owners[:0]
+}
+
 // Inliner is an Export that can serve some requests at once, without waiting for a disk. done
-// is false when it cannot; nothing has happened then and ReadAt or WriteAt is to be called.
+// is false when it cannot; nothing has happened then and Read or WriteAt is to be called.
 // The server calls it from the goroutine that reads the connection.
 type Inliner interface {
-	TryReadAt(p []byte, off int64) (done bool, err error)
+	TryRead(off, size int64, data *Data) (done bool, err error)
 	TryWriteAt(p []byte, off int64) (done bool, err error)
+}
+
+// Receiver is an Export that takes over the memory of large writes instead of copying it.
+type Receiver interface {
+	// Buffer returns memory for a payload, page-aligned, len(Bytes()) == size.
+	Buffer(size int) Payload
+	// WriteBuffer is WriteAt for memory that Buffer returned. It takes b over, whatever it
+	// returns: the caller touches b no more and does not release it.
+	WriteBuffer(ctx context.Context, b Payload, off int64, fua bool) error
+}
+
+// Payload is memory of a Receiver.
+type Payload interface {
+	Bytes() []byte
+	Releaser
 }
 
 // Zeroer is an Export that can zero ranges without being sent zeros.
