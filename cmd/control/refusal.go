@@ -107,6 +107,7 @@ var Codes = map[string]Code{
 	"E_EXPORT_EXISTS":    {ExitFailed, "The volume has an export of this name already."},
 	"E_BUSY":             {ExitBusy, "Somebody else uses it: another daemon, a client, the kernel."},
 	"E_EXPORT_SHRINK":    {ExitFailed, "A smaller export loses what lies beyond its new end. --force does it."},
+	"E_EXPORT_DATA":      {ExitFailed, "The export holds data. --yes removes it with all of that."},
 	"E_EXPORT_BUSY":      {ExitBusy, "Clients hold the export open."},
 	"E_NOT_PERMITTED":    {ExitNotPermitted, "The file system or the daemon does not let this user do it."},
 	"E_NO_SPACE":         {ExitNoSpace, "The volume, or the file system that would hold a file, is full."},
