@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"ballast/cmd/control"
+	"ballast/nbd"
 )
 
 // maxSocketPath is what fits in a sockaddr_un with its final zero.
@@ -25,7 +26,7 @@ func (a Address) String() string { return a.Network + ":" + a.Addr }
 // URI is what clients are told to open for an export.
 func (a Address) URI(export string) string {
 	if a.Network == "unix" {
-		return "nbd+unix:///" + url.PathEscape(export) + "?socket=" + (&url.URL{Path: a.Addr}).EscapedPath()
+		return "nbd+unix:///" + url.PathEscape(export) + "?socket=" + strings.ReplaceAll(url.QueryEscape(a.Addr), "%2F", "/")
 	}
 	return "nbd://" + a.Addr + "/" + url.PathEscape(export)
 }
@@ -65,63 +66,21 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// listen listens on a. A unix socket is made 0600 and replaces one that nobody listens on.
+// listen listens on a; see nbd.Listen for what becomes of sockets that are there already.
 func (a Address) listen() (net.Listener, error) {
 	if a.Network == "unix" {
-		return listenUnix(a.Addr)
+		if err := checkSocketPath(a.Addr); err != nil {
+			return nil, err
+		}
 	}
-	l, err := net.Listen("tcp", a.Addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, control.Refuse("E_BUSY", "somebody listens on %s already", a.Addr).WithTry("another port")
-	}
-	if err != nil {
-		return nil, control.Refuse("E_ADDRESS", "%s: %v", a, err)
-	}
-	return l, nil
-}
-
-func listenUnix(path string) (*net.UnixListener, error) {
-	if err := checkSocketPath(path); err != nil {
-		return nil, err
-	}
-	if err := removeStale(path); err != nil {
-		return nil, err
-	}
-	// The mask makes it 0600 from the first moment; nothing else makes files just now.
-	old := syscall.Umask(0o177)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	syscall.Umask(old)
+	l, err := nbd.Listen(a.String(), nbd.ListenOptions{})
 	switch {
+	case errors.Is(err, nbd.ErrInUse), errors.Is(err, syscall.EADDRINUSE):
+		return nil, control.Refuse("E_BUSY", "somebody listens on %s already", a).WithTry("another address")
 	case errors.Is(err, os.ErrPermission):
-		return nil, control.Refuse("E_NOT_PERMITTED", "cannot make the socket %s: permission denied", path).WithTry("--run-dir DIR")
+		return nil, control.Refuse("E_NOT_PERMITTED", "cannot listen on %s: permission denied", a).WithTry("--run-dir DIR, or another address")
 	case err != nil:
-		return nil, control.Refuse("E_STATE", "cannot make the socket %s: %v", path, err).WithTry("--run-dir DIR")
+		return nil, control.Refuse("E_ADDRESS", "%v", err).WithTry("another address")
 	}
 	return l, nil
-}
-
-// removeStale removes a socket that a dead process left behind, and nothing else.
-func removeStale(path string) error {
-	st, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil && st.Mode()&os.ModeSocket == 0 {
-		return control.Refuse("E_STATE", "%s is there and is not a socket", path).WithTry("rm %s, if nobody needs it", path)
-	}
-	if err != nil {
-		return control.Refuse("E_STATE", "%v", err)
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return control.Refuse("E_BUSY", "somebody listens on %s already", path).WithTry("another address")
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return control.Refuse("E_STATE", "%v", err)
-	}
-	if err := os.Remove(path); err != nil {
-		return control.Refuse("E_STATE", "%v", err)
-	}
-	return nil
 }

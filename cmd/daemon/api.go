@@ -12,6 +12,7 @@ import (
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
+	"ballast/nbd"
 	"ballast/striping"
 )
 
@@ -21,6 +22,7 @@ type api struct {
 	cache   *statusCache
 	self    func() control.Daemon // this process, as status shows it
 	nbd     []Address
+	clients func() nbd.Stats // nil: none
 	stop    func()
 	stopped <-chan struct{} // closed when everything has ended
 	audit   func(what string, args ...any)
@@ -51,7 +53,7 @@ func (a *api) handler() http.Handler {
 
 func (a *api) public() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metricsHandler(a.cache))
+	mux.Handle("GET /metrics", metricsHandler(a.cache, a.clients))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.ready)
 	return mux

@@ -124,9 +124,9 @@ func serveFake(t *testing.T) *served {
 		stop:  func() { once.Do(func() { close(s.asked) }) },
 		audit: func(string, ...any) {}}
 	s.socket = filepath.Join(t.TempDir(), "s")
-	l, err := listenUnix(s.socket)
+	l, err := Address{"unix", s.socket}.listen()
 	require.NoError(t, err)
-	server := &httptest.Server{Listener: control.PeerListener{UnixListener: l}, Config: &http.Server{Handler: a.handler()}}
+	server := &httptest.Server{Listener: control.PeerListener{UnixListener: l.(*net.UnixListener)}, Config: &http.Server{Handler: a.handler()}}
 	server.Start()
 	s.Client = control.NewClient("vault", s.socket)
 	t.Cleanup(func() {
@@ -316,7 +316,7 @@ func TestCacheIsRenewed(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	for s, want := range map[string]string{
-		"unix:/run/x.sock": "nbd+unix:///e?socket=/run/x.sock", "unix:rel/a b": "nbd+unix:///e?socket=rel/a%20b",
+		"unix:/run/x.sock": "nbd+unix:///e?socket=/run/x.sock", "unix:rel/a b": "nbd+unix:///e?socket=rel/a+b",
 		"tcp:127.0.0.1:10809": "nbd://127.0.0.1:10809/e", "tcp:localhost:1": "nbd://localhost:1/e", "tcp:[::1]:7": "nbd://[::1]:7/e", "tcp:127.9.9.9:0": "nbd://127.9.9.9:0/e",
 	} {
 		a, err := ParseAddress(s)
@@ -330,26 +330,29 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-func TestSocketOfTheDeadIsReplacedAndOthersAreNot(t *testing.T) {
+func TestListenRefusesWhatIsInUse(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, "s")
-	l, err := listenUnix(path)
+	a := Address{"unix", filepath.Join(dir, "s")}
+	l, err := a.listen()
 	require.NoError(t, err)
-	_, err = listenUnix(path)
+	_, err = a.listen()
 	requireCode(t, err, "E_BUSY")
-	l.SetUnlinkOnClose(false)
 	require.NoError(t, l.Close())
-	require.FileExists(t, path)
-	l, err = listenUnix(path)
+	file := Address{"unix", filepath.Join(dir, "file")}
+	require.NoError(t, os.WriteFile(file.Addr, []byte("kept"), 0o600))
+	_, err = file.listen()
+	requireCode(t, err, "E_ADDRESS")
+	kept, err := os.ReadFile(file.Addr)
 	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	file := filepath.Join(dir, "file")
-	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	_, err = listenUnix(file)
-	requireCode(t, err, "E_STATE")
-	require.FileExists(t, file)
-	_, err = listenUnix(filepath.Join(dir, "none", "s"))
-	requireCode(t, err, "E_STATE")
+	require.Equal(t, "kept", string(kept))
+	long := Address{"unix", filepath.Join(dir, strings.Repeat("x", 108))}
+	_, err = long.listen()
+	requireCode(t, err, "E_ADDRESS")
+	tcp, err := Address{"tcp", "127.0.0.1:0"}.listen()
+	require.NoError(t, err)
+	_, err = Address{"tcp", tcp.Addr().String()}.listen()
+	requireCode(t, err, "E_BUSY")
+	require.NoError(t, tcp.Close())
 }
 
 func TestExportErrors(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ballast/cmd/control"
+	"ballast/nbd"
 	"ballast/striping"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,15 +15,18 @@ import (
 )
 
 // metricsHandler serves the cached status in Prometheus' format.
-func metricsHandler(cache *statusCache) http.Handler {
+func metricsHandler(cache *statusCache, clients func() nbd.Stats) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&collector{cache}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(&collector{cache, clients}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 // collector turns a status into metrics. It is unchecked (Describe tells nothing), since which
 // devices and exports there are changes.
-type collector struct{ cache *statusCache }
+type collector struct {
+	cache   *statusCache
+	clients func() nbd.Stats
+}
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(chan<- *prometheus.Desc) {}
@@ -59,6 +63,38 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		m.gauge("ballast_export_size_bytes", "Size of an export.", float64(e.SizeBytes), "export", e.Name)
 		m.gauge("ballast_export_used_bytes", "What is stored of it, one copy counted.", float64(e.UsedBytes), "export", e.Name)
 	}
+	if c.clients != nil {
+		m.nbd(c.clients())
+	}
+}
+
+// nbd is what clients do; the server keeps these figures apart from any disk.
+func (m meter) nbd(s nbd.Stats) {
+	m.gauge("ballast_nbd_handshakes", "Connections that do not serve requests yet.", float64(s.Handshakes))
+	m.counter("ballast_nbd_accepted_total", "Connections so far.", float64(s.Accepted))
+	m.counter("ballast_nbd_panics_total", "Faults of our own that ended a connection.", float64(s.Panics))
+	m.gauge("ballast_nbd_inflight_bytes", "Bytes of requests under way.", float64(s.InFlightBytes))
+	for _, e := range s.Exports {
+		m.gauge("ballast_nbd_connections", "Connections of an export.", float64(e.Connections), "export", e.Name)
+		m.gauge("ballast_nbd_inflight", "Requests under way.", float64(e.InFlight), "export", e.Name)
+		for _, c := range e.Commands {
+			m.counter("ballast_nbd_bytes_total", "Bytes that requests covered.", float64(c.Bytes), "export", e.Name, "op", c.Command)
+			m.counter("ballast_nbd_errors_total", "Requests answered with an error.", float64(c.Errors), "export", e.Name, "op", c.Command)
+			m.histogram("ballast_nbd_op_duration_seconds", "From a request's arrival to its result.", c.Latency, "export", e.Name, "op", c.Command)
+		}
+	}
+}
+
+func (m meter) histogram(name, help string, h nbd.Histogram, labels ...string) {
+	names, values := pairs(labels)
+	buckets, total := map[float64]uint64{}, uint64(0)
+	for i, n := range h.Counts {
+		total += n
+		if i < len(h.Counts)-1 {
+			buckets[h.Bound(i).Seconds()] = total
+		}
+	}
+	m.ch <- prometheus.MustNewConstHistogram(prometheus.NewDesc(name, help, names, nil), total, h.Sum.Seconds(), buckets, values...)
 }
 
 func (m meter) device(d *striping.DeviceStatus) {
@@ -91,12 +127,16 @@ func (m meter) counter(name, help string, value float64, labels ...string) {
 }
 
 func (m meter) put(kind prometheus.ValueType, name, help string, value float64, labels []string) {
-	var names, values []string
+	names, values := pairs(labels)
+	m.ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
+}
+
+func pairs(labels []string) (names, values []string) {
 	for i := 0; i < len(labels); i += 2 {
 		names = append(names, labels[i])
 		values = append(values, strings.ToValidUTF8(labels[i+1], "?"))
 	}
-	m.ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, names, nil), kind, value, values...)
+	return names, values
 }
 
 func is(b bool) float64 {
