@@ -3,7 +3,6 @@ package devices
 import (
 	"errors"
 	"fmt"
-	"unsafe"
 )
 
 var (
@@ -23,8 +22,8 @@ func CheckIO(bufs [][]byte, off, size int64) (total int64, err error) {
 		if len(b)%BlockSize != 0 {
 			return 0, fmt.Errorf("buffer of %d bytes: %w", len(b), ErrAlignment)
 		}
-		if len(b) > 0 && uintptr(unsafe.Pointer(unsafe.SliceData(b)))%BlockSize != 0 {
-			return 0, fmt.Errorf("buffer at address %p: %w", unsafe.SliceData(b), ErrAlignment)
+		if len(b) > 0 && addressOf(b)%BlockSize != 0 {
+			return 0, fmt.Errorf("buffer at address %#x: %w", addressOf(b), ErrAlignment)
 		}
 		total += int64(len(b))
 	}

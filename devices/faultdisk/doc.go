@@ -21,7 +21,7 @@
 //  2. Chances follow from the seed and the order in which operations begin.
 //  3. An operation that hangs holds its buffer until the fault is lifted, its delay is over or
 //     the table is cleared.
-//  4. Without faults, an operation costs two atomic loads.
+//  4. Without faults, an operation costs three atomic operations.
 //
 // # Concurrency
 //

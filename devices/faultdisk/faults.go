@@ -87,7 +87,7 @@ type Fault struct {
 type Seen struct {
 	Op        devices.Kind
 	Off, Size int64
-	N         int64 // number of the operation, from 1, among all of its table
+	N         int64 // number of the operation, from 1, among all that the table was asked about
 	Fault     *Active
 }
 
@@ -117,6 +117,7 @@ type Faults struct {
 	onFault func(Seen)
 
 	busy atomic.Bool // something is in active, or onFault is set: look closer
+	all  atomic.Int64
 	n    [4]atomic.Int64
 }
 
@@ -222,7 +223,8 @@ type Verdict struct {
 // Begin counts an operation and says what it is to suffer; diskSize bounds where misdirected
 // ones go.
 func (f *Faults) Begin(op devices.Kind, off, size, diskSize int64) Verdict {
-	n := f.n[op].Add(1)
+	f.n[op].Add(1)
+	n := f.all.Add(1)
 	if !f.busy.Load() {
 		return Verdict{Factor: 1}
 	}

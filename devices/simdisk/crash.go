@@ -153,7 +153,7 @@ func (d *Disk) Crash(rng *rand.Rand, policy Policy) *Disk {
 		if fates[i].Sectors != nil && e.data != nil {
 			survivor.data = make([]byte, e.size)
 			c.peekLocked(survivor.data, e.off)
-			mix(survivor.data, e.data, fates[i].Sectors)
+			faultdisk.Mix(survivor.data, e.data, fates[i].Sectors)
 		}
 		survivor.settle(c.durable)
 	}

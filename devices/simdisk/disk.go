@@ -275,20 +275,11 @@ func (d *Disk) write(bufs [][]byte, off, total int64, v *faultdisk.Verdict) []*e
 	case v.Err != nil && v.Extent == faultdisk.Torn:
 		old := make([]byte, total)
 		d.peekLocked(old, off)
-		mix(old, data, faultdisk.Tear(len(data)/faultdisk.SectorSize, v.Rng))
+		faultdisk.Mix(old, data, faultdisk.Tear(len(data)/faultdisk.SectorSize, v.Rng))
 		data = old
 	}
 	d.truth.Wrote(off, total)
 	return []*entry{d.putLocked(off, data)}
-}
-
-// mix copies those sectors of from into p that are true in sectors.
-func mix(p, from []byte, sectors []bool) {
-	for i, kept := range sectors {
-		if s := i * faultdisk.SectorSize; kept {
-			copy(p[s:s+faultdisk.SectorSize], from[s:])
-		}
-	}
 }
 
 // putLocked adds a pending write of data, which nobody changes afterwards.

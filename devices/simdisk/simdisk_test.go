@@ -22,7 +22,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const mib = 1 << 20
 
-func fill(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n) }
+func fill(n int, b byte) []byte {
+	p := devices.AlignedBytes(n)
+	copy(p, bytes.Repeat([]byte{b}, n))
+	return p
+}
 
 func write(t *testing.T, d *Disk, off int64, n int, b byte) {
 	t.Helper()
@@ -34,7 +38,7 @@ func write(t *testing.T, d *Disk, off int64, n int, b byte) {
 func state(t *testing.T, d *Disk, n int) string {
 	t.Helper()
 	out := make([]byte, n)
-	p := make([]byte, devices.BlockSize)
+	p := devices.AlignedBytes(devices.BlockSize)
 	for i := range out {
 		d.Peek(p, int64(i)*devices.BlockSize)
 		out[i] = '.'
@@ -55,7 +59,7 @@ func TestBandwidthIsSharedInOrderOfArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(Options{Size: 64 * mib, Timing: Timing{ReadRate: 200 * mib, WriteRate: 100 * mib,
 			PerOp: time.Millisecond, Latency: 5 * time.Millisecond}})
-		p := make([]byte, mib)
+		p := devices.AlignedBytes(mib)
 		require.Equal(t, 16*time.Millisecond, timed(func() { _, _ = d.WriteAt(p, 0) }))
 		require.Equal(t, 11*time.Millisecond, timed(func() { _, _ = d.ReadAt(p, 0) }))
 		require.Equal(t, 8*11*time.Millisecond+5*time.Millisecond, timed(func() {
@@ -93,7 +97,7 @@ func TestSeeks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := New(Options{Size: 64 * mib, Timing: Timing{ReadRate: 100 * mib, WriteRate: 100 * mib, Seek: 9 * time.Millisecond}})
-				p := make([]byte, mib)
+				p := devices.AlignedBytes(mib)
 				_, _ = d.ReadAt(p, 0)
 				_, _ = d.ReadAt(p, mib)
 				require.Equal(t, tt.want, timed(func() { _, _ = d.ReadAt(p, tt.off) }))
@@ -108,7 +112,7 @@ func TestSlowPhasesAndStalls(t *testing.T) {
 		phased := base
 		phased.Phases = []SlowPhase{{From: time.Second, To: 2 * time.Second, Factor: 20}}
 		d := New(Options{Size: 64 * mib, Timing: phased})
-		p := make([]byte, mib)
+		p := devices.AlignedBytes(mib)
 		op := func() { _, _ = d.WriteAt(p, 0) }
 		require.Equal(t, 10*time.Millisecond, timed(op))
 		time.Sleep(time.Second)
@@ -133,7 +137,7 @@ func TestSlowPhasesAndStalls(t *testing.T) {
 func TestNoiseKeepsTheMean(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(Options{Size: 64 * mib, NoData: true, Seed: 7, Timing: Timing{WriteRate: 100 * mib, Noise: .15}})
-		p := make([]byte, mib)
+		p := devices.AlignedBytes(mib)
 		took := timed(func() {
 			for range 2000 {
 				_, _ = d.WriteAt(p, 0)
@@ -146,7 +150,7 @@ func TestNoiseKeepsTheMean(t *testing.T) {
 func TestTimingChangesForThoseThatWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(Options{Size: 64 * mib, NoData: true, Timing: Timing{WriteRate: mib}})
-		p := make([]byte, mib)
+		p := devices.AlignedBytes(mib)
 		var wg sync.WaitGroup
 		took := timed(func() {
 			for range 10 {
@@ -240,7 +244,7 @@ func TestRandomCrashReachesEverySubset(t *testing.T) {
 	for seed := range uint64(2000) {
 		c := d.Crash(rand.New(rand.NewPCG(seed, 0)), Random)
 		torn := false
-		p := make([]byte, devices.BlockSize)
+		p := devices.AlignedBytes(devices.BlockSize)
 		for i := range 4 {
 			c.Peek(p, int64(i)*devices.BlockSize)
 			torn = torn || !bytes.Equal(p, fill(len(p), p[0]))
@@ -374,7 +378,7 @@ func TestMemoryIsSparse(t *testing.T) {
 func TestResize(t *testing.T) {
 	d := New(Options{Size: mib})
 	d.Resize(mib / 2)
-	_, err := d.ReadAt(make([]byte, devices.BlockSize), mib/2)
+	_, err := d.ReadAt(devices.AlignedBytes(devices.BlockSize), mib/2)
 	require.ErrorIs(t, err, devices.ErrRange)
 	require.Equal(t, int64(mib/2), d.Crash(nil, KeepAll).Size())
 }
@@ -402,7 +406,7 @@ func TestHungWriteReturnsLate(t *testing.T) {
 
 func BenchmarkCrash(b *testing.B) {
 	d := New(Options{Size: 64 * mib})
-	p := make([]byte, devices.BlockSize)
+	p := devices.AlignedBytes(devices.BlockSize)
 	for i := range 512 {
 		_, _ = d.WriteAt(p, int64(i)*devices.BlockSize)
 	}
@@ -414,7 +418,7 @@ func BenchmarkCrash(b *testing.B) {
 
 func BenchmarkWrite4K(b *testing.B) {
 	d := New(Options{Size: 64 * mib})
-	p := make([]byte, devices.BlockSize)
+	p := devices.AlignedBytes(devices.BlockSize)
 	b.SetBytes(devices.BlockSize)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
