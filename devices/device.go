@@ -413,6 +413,27 @@ func (d *Device) Load() Load {
 	now := d.now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.loadLocked(now)
+}
+
+// Forecast is Load, Expect and Failed, read in one go.
+type Forecast struct {
+	Load
+	Expect time.Duration
+	Failed bool
+}
+
+// Forecast tells all that is to be known before a request of this kind is given to the device.
+func (d *Device) Forecast(kind Kind, off, size int64) Forecast {
+	now := d.now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := Forecast{Load: d.loadLocked(now), Failed: d.failed != nil || d.closed}
+	f.Expect = f.Backlog + seconds(d.model.service(d.model.patternOf(kind, off), size))
+	return f
+}
+
+func (d *Device) loadLocked(now time.Duration) Load {
 	l := Load{
 		Backlog:     seconds(d.backlogLocked(now)),
 		Outstanding: d.outstanding,

@@ -15,15 +15,16 @@ type allocator struct {
 	base   int64 // device offset of region 0
 	blocks int   // of a region
 
-	mu       sync.Mutex
-	free     []uint16           // free blocks of each region
-	partial  map[int32]bitmap   // used blocks of partly used regions
-	empty    bitmap             // bit set: region wholly free
-	emptySum bitmap             // bit set: that word of empty is not zero
-	next     int                // where the search for a free region goes on
-	used     int64              // blocks
-	byFree   map[uint16][]int32 // partly used regions by free blocks; may hold old entries
-	listed   int                // entries of byFree
+	mu        sync.Mutex
+	free      []uint16           // free blocks of each region
+	partial   map[int32]bitmap   // used blocks of partly used regions
+	empty     bitmap             // bit set: region wholly free
+	emptySum  bitmap             // bit set: that word of empty is not zero
+	next      int                // where the search for a free region goes on
+	freeCount int64              // wholly free regions
+	used      int64              // blocks
+	byFree    map[uint16][]int32 // partly used regions by free blocks; may hold old entries
+	listed    int                // entries of byFree
 }
 
 func newAllocator(base, size int64, chunkSize int64) *allocator {

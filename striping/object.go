@@ -26,6 +26,7 @@ type object struct {
 	ops     atomic.Int64  // requests under way
 	idle    chan struct{} // told when ops falls to zero after removal
 	slots   atomic.Int64  // bytes of placed slots, one copy counted
+	behind  atomic.Bool   // chunks behind the end were found at open
 	streams streams
 
 	resize sync.Mutex // one change of size at a time; may be held over I/O
@@ -330,7 +331,7 @@ func (v *Volume) reap(ctx context.Context, o *object) error {
 	// The records of its chunks are tombstones now. Their number is never used again, so they
 	// may go together with the object's record.
 	var keys []journal.Key
-	err = v.j.Scan(journal.MakeKey(journal.SpaceChunk, o.number, 0), func(k journal.Key, _ []byte) error {
+	err = v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, o.number, 0), func(k journal.Key, _ []byte) error {
 		if space, num, _ := k.Parts(); space != journal.SpaceChunk || num != o.number {
 			return errStop
 		}
@@ -370,7 +371,7 @@ func (v *Volume) forPlaced(o *object, from, to uint64, fn func(index uint64) err
 		list = append(list, c.key.index)
 		v.cache.put(c)
 	}
-	err := v.j.Scan(journal.MakeKey(journal.SpaceChunk, o.number, from), func(k journal.Key, val []byte) error {
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, o.number, from), func(k journal.Key, val []byte) error {
 		space, num, index := k.Parts()
 		if space != journal.SpaceChunk || num != o.number || index >= to {
 			return errStop

@@ -509,3 +509,55 @@ func (s *intoBytes) AppendHole(size int64) {
 	clear(s.p[:size])
 	s.p = s.p[size:]
 }
+
+// inlineBelow is the expected time below which a read from a device is done by the goroutine that
+// reads the connection: handing it to another would cost as much.
+const inlineBelow = 30 * time.Microsecond
+
+// tryRead reads within one chunk if that takes no waiting: from memory, or from a device that
+// answers faster than a goroutine could be woken.
+func (v *Volume) tryRead(o *object, index uint64, in, size int64, sink Sink) (done bool, err error) {
+	c, err := v.acquire(chunkKey{o.number, index})
+	if err != nil {
+		return true, err
+	}
+	defer v.cache.put(c)
+	off := int64(index)*int64(v.info.ChunkSize) + in
+	ahead := o.streams.find(off)
+	var space [4]segment
+	segs, vw := v.planRead(c, in, size, ahead, space[:0])
+	for i := range segs {
+		s := &segs[i]
+		switch {
+		case s.n == 0:
+		case s.fetch != nil && s.fetch.isReady() && s.fromFetch(context.Background()):
+		case s.fetch == nil && len(segs) == 1 && v.isFast(&vw, s):
+			if s.load(v, o, &vw); s.err == nil {
+				continue
+			}
+			fallthrough
+		default:
+			dropSegments(segs)
+			return false, nil
+		}
+	}
+	v.noteRead(o, off, size)
+	v.stats.readBytes.Add(size)
+	return true, deliver(segs, sink)
+}
+
+// isFast reports whether a device that holds s would answer faster than a goroutine is woken.
+func (v *Volume) isFast(vw *view, s *segment) bool {
+	for i := range vw.places {
+		p := &vw.places[i]
+		m := v.byID[p.dev]
+		if p.stale || !m.usable() {
+			continue
+		}
+		f := m.Device.Forecast(devices.Read, p.off+int64(s.first)*blockSize, int64(s.n)*blockSize)
+		if f.Expect < inlineBelow && !f.Overdue {
+			return true
+		}
+	}
+	return false
+}

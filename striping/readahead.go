@@ -284,3 +284,46 @@ func (o *object) endStreams() {
 	}
 	o.streams.list = nil
 }
+
+func (f *fetch) isReady() bool {
+	select {
+	case <-f.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// find returns the stream that reads ahead around off, if there is one.
+func (s *streams) find(off int64) *stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.list {
+		if x.hits > startAfter && off >= x.next-2*int64(x.v.info.ChunkSize) && off <= x.next+x.window {
+			return x
+		}
+	}
+	return nil
+}
+
+// prefetch reads chunks of [off, off+size) ahead, as far as the window goes.
+func (v *Volume) prefetch(o *object, off, size int64) {
+	if v.opts.ReadAhead < 0 || size == 0 {
+		return
+	}
+	s := &o.streams
+	s.mu.Lock()
+	st := s.add(v, off)
+	s.clock++
+	st.used = s.clock
+	st.hits = startAfter + 1
+	st.window = v.opts.ReadAhead
+	s.mu.Unlock()
+	cs := int64(v.info.ChunkSize)
+	for i := off / cs; i*cs < min(off+size, off+v.opts.ReadAhead); i++ {
+		st.start(o, uint64(i))
+	}
+	s.mu.Lock()
+	st.ahead = uint64((min(off+size, off+v.opts.ReadAhead) + cs - 1) / cs)
+	s.mu.Unlock()
+}

@@ -12,7 +12,7 @@ import (
 
 // load reads the journal: the objects, and of the chunks which slots are in use.
 func (v *Volume) load(ctx context.Context) error {
-	err := v.j.Scan(journal.MakeKey(journal.SpaceObject, 0, 0), func(k journal.Key, val []byte) error {
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceObject, 0, 0), func(k journal.Key, val []byte) error {
 		if space, _, _ := k.Parts(); space != journal.SpaceObject {
 			return errStop
 		}
@@ -49,7 +49,7 @@ func (v *Volume) load(ctx context.Context) error {
 // loadChunks marks the slots in use. Chunks of objects that are gone are forgotten.
 func (v *Volume) loadChunks(ctx context.Context) error {
 	var orphans []journal.Key
-	err := v.j.Scan(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
 		space, num, index := k.Parts()
 		if space != journal.SpaceChunk {
 			return errStop
@@ -132,7 +132,7 @@ func (v *Volume) recover(ctx context.Context) error {
 		rec journal.Intent
 	}
 	var list []open
-	err := v.j.Scan(journal.MakeKey(journal.SpaceIntent, 0, 0), func(k journal.Key, val []byte) error {
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceIntent, 0, 0), func(k journal.Key, val []byte) error {
 		space, num, index := k.Parts()
 		if space != journal.SpaceIntent {
 			return errStop
@@ -286,4 +286,24 @@ func (v *Volume) cleanUp() {
 			v.log.Error("cleaning up", "object", o.number, "err", err)
 		}
 	}
+}
+
+// LoadConfig reads from a journal what Open needs to know of the volume and its devices.
+func LoadConfig(j journal.Journal) (journal.Volume, []journal.Device, error) {
+	key := journal.MakeKey(journal.SpaceVolume, 0, 0)
+	val, err := j.Get(key)
+	if err != nil {
+		return journal.Volume{}, nil, fmt.Errorf("volume record: %w", err)
+	}
+	info, err := journal.ParseVolume(key, val)
+	if err != nil {
+		return journal.Volume{}, nil, err
+	}
+	var devs []journal.Device
+	err = j.Scan(journal.SpaceDevice, func(k journal.Key, val []byte) error {
+		rec, err := journal.ParseDevice(k, val)
+		devs = append(devs, rec)
+		return err
+	})
+	return info, devs, err
 }

@@ -1,11 +1,9 @@
 package striping
 
 import (
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -104,7 +102,7 @@ func (v *Volume) recount() {
 	v.goBackground(func() {
 		fresh := &Volume{info: v.info, byID: v.byID}
 		v.health.counting.Store(false)
-		err := v.j.Scan(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
+		err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
 			if space, _, _ := k.Parts(); space != journal.SpaceChunk || v.ctx.Err() != nil {
 				return errStop
 			}
@@ -294,7 +292,7 @@ func (v *Volume) Events(since uint64) []NumberedEvent {
 }
 
 func (v *Volume) loadEvents() error {
-	err := v.j.Scan(journal.MakeKey(journal.SpaceEvent, 0, 0), func(k journal.Key, val []byte) error {
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceEvent, 0, 0), func(k journal.Key, val []byte) error {
 		space, _, n := k.Parts()
 		if space != journal.SpaceEvent {
 			return errStop
@@ -358,5 +356,13 @@ func (v *Volume) writeAnchors() error {
 	return errors.Join(errs...)
 }
 
-var _ io.Closer
-var _ context.Context
+// fillDeviceStatus adds what the device measures of itself.
+func fillDeviceStatus(d *DeviceStatus, dev *devices.Device) {
+	st := dev.Stats()
+	d.ReadBytes, d.WriteBytes = int64(st.Read.Bytes), int64(st.Write.Bytes)
+	d.InFlight, d.Waiting, d.QueueLimit = st.InFlight, st.Waiting, st.Limit
+	d.P50Seconds = max(st.ReadLatency.Quantile(0.5), st.WriteLatency.Quantile(0.5)).Seconds()
+	d.P99Seconds = max(st.ReadLatency.Quantile(0.99), st.WriteLatency.Quantile(0.99)).Seconds()
+	d.Slowdown = st.Slowdown
+	d.Rotational = dev.Rotational()
+}

@@ -186,7 +186,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 		v.members = append(v.members, mem)
 		v.byID[mem.id] = mem
 	}
-	if err := v.load(ctx); err != nil {
+	if err := errors.Join(v.load(ctx), v.loadEvents()); err != nil {
 		v.cancel()
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package striping
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
