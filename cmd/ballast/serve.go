@@ -61,6 +61,7 @@ it (NOTIFY_SOCKET).`,
 	f.StringArrayVar(&addresses, "nbd", nil, "serve on unix:PATH or tcp:HOST:PORT (loopback); may be repeated")
 	f.StringVar(&o.HTTP, "http", "", "serve /metrics, /healthz and /readyz on HOST:PORT")
 	f.StringVar(&o.Stdio, "stdio", "", "serve this export to one client on standard input and output, then end")
+	f.StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
 	f.BoolVar(&o.Degraded, "degraded", false, "serve a volume of one copy although devices are missing; reads of what is on them fail")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
 	f.BoolVar(&watch, "watch", false, "show the status until the end")

@@ -124,6 +124,7 @@ var Codes = map[string]Code{
 	"E_DEVICE_FILE":      {ExitFailed, "The file to be made is there already, or cannot be made."},
 	"E_DEVICE_LABEL":     {ExitFailed, "The device has no readable ballast label."},
 	"E_STATE":            {ExitFailed, "The volume's state directory cannot be used or does not hold what it should."},
+	"E_JOURNAL":          {ExitFailed, "The volume's journal cannot be used: it is damaged, older than the disks say, or not this volume's."},
 	"E_KERNEL":           {ExitFailed, "The running kernel cannot do it."},
 	"E_VOLUME_DAMAGED":   {ExitPartial, "The check found damage; the report lists it."},
 }

@@ -35,6 +35,7 @@ type Options struct {
 	Stdio         string
 	Stdin, Stdout *os.File
 
+	Look          []string      // more paths to look for devices at
 	Degraded      bool          // serve a volume of one copy with devices missing
 	ReadOnly      bool          // of all exports
 	DirtyLimit    int64         // bytes; 0: default

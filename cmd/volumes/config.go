@@ -134,12 +134,13 @@ func (c *Config) validate() error {
 }
 
 // Write replaces the volume's volume.json; after a crash there is the old one or the new one.
-func (c *Config) Write(d Dirs) error {
+func (c *Config) Write(d Dirs) error { return c.writeTo(d.Volume(c.Name)) }
+
+func (c *Config) writeTo(dir string) error {
 	text, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		return err
 	}
-	dir := d.Volume(c.Name)
 	path := filepath.Join(dir, "volume.json")
 	f, err := os.CreateTemp(dir, "volume.json.*") // 0600
 	if err != nil {
