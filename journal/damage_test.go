@@ -168,6 +168,7 @@ var damageKinds = map[string]damage{
 		if err != nil {
 			return "", err
 		}
+		paths = slices.DeleteFunc(paths, func(p string) bool { return filepath.Base(p) == "badger" })
 		from := paths[rng.IntN(len(paths))]
 		b, err := os.ReadFile(from)
 		if err != nil {

@@ -3,6 +3,8 @@ package striping
 import (
 	"context"
 	"sync"
+
+	"ballast/devices"
 )
 
 // budget bounds the bytes that are buffered and not yet on devices. Those who want more wait in
@@ -11,11 +13,12 @@ import (
 type budget struct {
 	limit int64
 
-	mu    sync.Mutex
-	used  int64
-	stuck int64 // part of used whose write-out failed
-	err   error // of the newest failed write-out
-	queue []*budgetWaiter
+	mu     sync.Mutex
+	used   int64
+	stuck  int64 // part of used whose write-out failed
+	err    error // of the newest failed write-out
+	queue  []*budgetWaiter
+	closed bool
 }
 
 type budgetWaiter struct {
@@ -27,7 +30,7 @@ type budgetWaiter struct {
 func (b *budget) try(size int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.queue) > 0 || b.used+size > b.limit && b.used > 0 {
+	if b.closed || len(b.queue) > 0 || b.used+size > b.limit && b.used > 0 {
 		return false
 	}
 	b.used += size
@@ -37,6 +40,10 @@ func (b *budget) try(size int64) bool {
 // take waits until size bytes are there.
 func (b *budget) take(ctx context.Context, size int64) error {
 	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return devices.ErrClosed
+	}
 	if len(b.queue) == 0 && (b.used+size <= b.limit || b.used == 0) {
 		b.used += size
 		b.mu.Unlock()
@@ -95,6 +102,17 @@ func (b *budget) setStuck(size int64, err error) {
 		b.queue = nil
 	}
 	b.mu.Unlock()
+}
+
+// close ends all waiting with an error.
+func (b *budget) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for _, w := range b.queue {
+		w.got <- devices.ErrClosed
+	}
+	b.queue = nil
 }
 
 func (b *budget) wakeLocked() {

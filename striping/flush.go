@@ -34,6 +34,7 @@ type flushRequest struct {
 	o        *object // nil: all
 	from, to uint64  // chunks
 	settle   bool    // commit everything, not only what a flush needs
+	commit   bool    // commit what is written, leave what is dirty
 	done     chan error
 }
 
@@ -119,7 +120,10 @@ func (f *flusher) round(requests []*flushRequest) {
 			}
 		}
 	}
-	failed := v.writeAll(all)
+	failed := map[*chunk]error{}
+	if len(requests) > 1 || !requests[0].commit {
+		failed = v.writeAll(all)
+	}
 	for c, err := range v.commit(all, settle) {
 		if failed[c] == nil {
 			failed[c] = err
@@ -186,8 +190,8 @@ func (v *Volume) writeAll(chunks []*chunk) map[*chunk]error {
 	return failed
 }
 
-// commitBatch is how many chunks' records go into one journal batch.
-const commitBatch = 500
+// commitBytes is how many bytes of records go into one journal batch.
+const commitBytes = journal.MaxBatchBytes / 4
 
 // commit makes the placements of chunks durable: those a flush depends on, or all with settle.
 // It returns what failed. Rounds do not overlap, so a chunk is in one commit at a time.
@@ -209,33 +213,48 @@ func (v *Volume) commit(chunks []*chunk, settle bool) map[*chunk]error {
 			v.endCommit(c, nil, nil)
 		}
 	}
-	for part := range slices.Chunk(batch, commitBatch) {
-		b := &journal.Batch{}
-		recs := make([]*journal.Chunk, len(part))
-		for i, c := range part {
-			c.mu.Lock()
-			recs[i] = c.recordLocked()
-			hadIntents := len(c.intents) > 0
-			c.mu.Unlock()
-			key := c.key.record()
-			b.Put(key, recs[i].Pack(key))
-			if hadIntents {
-				b.Delete(c.key.intent())
-			}
-		}
-		err := v.j.Commit(context.WithoutCancel(v.ctx), b)
-		v.stats.commits.Add(1)
-		if err != nil {
-			err = fmt.Errorf("placement: %w", err)
-		}
-		for i, c := range part {
+	for len(batch) > 0 {
+		n, err := v.commitSome(batch)
+		for _, c := range batch[:n] {
 			if err != nil {
 				failed[c] = err
 			}
-			v.endCommit(c, recs[i], err)
 		}
+		batch = batch[n:]
 	}
 	return failed
+}
+
+// commitSome commits the first n chunks of list in one journal batch.
+func (v *Volume) commitSome(list []*chunk) (n int, err error) {
+	b := &journal.Batch{}
+	var recs []*journal.Chunk
+	size := 0
+	for _, c := range list {
+		c.mu.Lock()
+		rec := c.recordLocked()
+		hadIntents := len(c.intents) > 0
+		c.mu.Unlock()
+		key := c.key.record()
+		val := rec.Pack(key)
+		if size += len(val) + 64; size > commitBytes && n > 0 {
+			break
+		}
+		recs = append(recs, rec)
+		b.Put(key, val)
+		if hadIntents {
+			b.Delete(c.key.intent())
+		}
+		n++
+	}
+	if err = v.j.Commit(context.WithoutCancel(v.ctx), b); err != nil {
+		err = fmt.Errorf("placement: %w", err)
+	}
+	v.stats.commits.Add(1)
+	for i, c := range list[:n] {
+		v.endCommit(c, recs[i], err)
+	}
+	return n, err
 }
 
 // holdForCommit keeps new write-outs of c from starting and waits for the one under way.

@@ -242,6 +242,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	v.mu.Unlock()
 	err := v.Flush(ctx)
 	v.cancel()
+	v.dirty.close()
 	v.wg.Wait()
 	v.bal.Close()
 	return errors.Join(err, v.writeAnchors())

@@ -206,31 +206,47 @@ func (v *Volume) writeOut(chunks []*chunk) {
 			start()
 		}
 	}
-	if len(withIntent) == 0 {
-		return
+	for len(withIntent) > 0 {
+		n := v.commitIntents(withIntent)
+		withIntent = withIntent[n:]
 	}
+}
+
+// commitIntents makes the intents of the first n plans durable in one journal batch, and starts
+// those plans.
+func (v *Volume) commitIntents(plans []*plan) (n int) {
 	b := &journal.Batch{}
-	for _, p := range withIntent {
+	size := 0
+	for _, p := range plans {
 		p.c.mu.Lock()
 		p.intents = append(p.c.intents[:len(p.c.intents):len(p.c.intents)], p.candidates...)
 		rec := journal.Intent{Base: p.c.version, Candidates: p.intents}
 		p.c.mu.Unlock()
 		key := p.c.key.intent()
-		b.Put(key, rec.Pack(key))
+		val := rec.Pack(key)
+		if size += len(val) + 64; size > commitBytes && n > 0 {
+			break
+		}
+		b.Put(key, val)
+		n++
 	}
 	if err := v.j.Commit(v.ctx, b); err != nil {
-		for _, p := range withIntent {
+		for _, p := range plans[:n] {
 			v.finish(p, fmt.Errorf("intent: %w", err))
 		}
-		return
+		return n
 	}
-	for _, p := range withIntent {
+	for _, p := range plans[:n] {
 		p.c.mu.Lock()
 		p.c.intents = p.intents
 		p.c.mu.Unlock()
 		v.writeInPlace(p)
 	}
+	return n
 }
+
+// maxIntents bounds the sums that a chunk has in its intent before its placement is committed.
+func (v *Volume) maxIntents() int { return 2*v.blocks + 1024 }
 
 // seal moves c's dirty overlay to out and decides how it is written. It returns nil when there
 // is nothing to do now. start begins plans that need no intents.
@@ -240,6 +256,13 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	defer c.mu.Unlock()
 	c.queued = false
 	if c.dirty == nil || c.out != nil || c.inCommit || c.holder || o == nil {
+		return nil, nil
+	}
+	if len(c.intents) > v.maxIntents() && c.pending {
+		// Confirm what was overwritten before more is; the end of the commit comes back here.
+		v.goBackground(func() {
+			_ = v.flushes.ask(v.ctx, &flushRequest{o: o, from: c.key.index, to: c.key.index + 1, settle: true, commit: true})
+		})
 		return nil, nil
 	}
 	c.out, c.dirty = c.dirty, nil
@@ -430,20 +453,8 @@ func (v *Volume) placeFailed(p *plan, err error) {
 // writeWithIntent is writeInPlace behind a journal commit of its own.
 func (v *Volume) writeWithIntent(p *plan) {
 	if len(p.candidates) > 0 {
-		p.c.mu.Lock()
-		p.intents = append(p.c.intents[:len(p.c.intents):len(p.c.intents)], p.candidates...)
-		rec := journal.Intent{Base: p.c.version, Candidates: p.intents}
-		p.c.mu.Unlock()
-		b := &journal.Batch{}
-		key := p.c.key.intent()
-		b.Put(key, rec.Pack(key))
-		if err := v.j.Commit(v.ctx, b); err != nil {
-			v.finish(p, fmt.Errorf("intent: %w", err))
-			return
-		}
-		p.c.mu.Lock()
-		p.c.intents = p.intents
-		p.c.mu.Unlock()
+		v.commitIntents([]*plan{p})
+		return
 	}
 	v.writeInPlace(p)
 }

@@ -187,6 +187,7 @@ func (b *Balancer) pick(r *Read, tried func(copy int) bool, stream *Stream) (int
 		f := m.dev.Forecast(devices.Read, c.Off, r.Size)
 		sources = append(sources, policy.Source{
 			Expect:   f.Expect,
+			Idle:     f.Idle,
 			Readable: m.readable.Load(),
 			Gone:     f.Failed,
 			Tried:    tried != nil && tried(i),

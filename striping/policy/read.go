@@ -17,9 +17,19 @@ const (
 // Source is a copy as Replica sees it.
 type Source struct {
 	Expect   time.Duration // E of this read on its device
+	Idle     bool          // the device has nothing to do
 	Readable bool          // the device serves reads
 	Gone     bool          // the device has failed: not even as a last resort
 	Tried    bool          // this read has been there
+}
+
+// score is the order in which copies are tried: an idle device is worth waking although a busy
+// one would be done a little sooner, as in Place.
+func (s *Source) score() time.Duration {
+	if s.Idle {
+		return time.Duration(float64(s.Expect) / IdleDiscount)
+	}
+	return s.Expect
 }
 
 // Replica is the copy that is expected to be read first, -1 if there is none left. Copies on
@@ -32,7 +42,7 @@ func Replica(sources []Source) int {
 			continue
 		}
 		if best < 0 || (s.Readable && !sources[best].Readable) ||
-			(s.Readable == sources[best].Readable && s.Expect < sources[best].Expect) {
+			(s.Readable == sources[best].Readable && s.score() < sources[best].score()) {
 			best = i
 		}
 	}
