@@ -127,7 +127,7 @@ func (p *plan) open() error {
 		}
 		f, err := devices.Open(s.Path, devices.FileOptions{})
 		if err != nil {
-			return pathRefusal(s.Given, err)
+			return PathRefusal(s.Given, err)
 		}
 		p.files[i] = f
 	}

@@ -18,13 +18,13 @@ import (
 func inspect(s Spec, chunk int64, force bool) (*devices.Inspection, control.Refusals) {
 	in, err := devices.Inspect(s.Path)
 	if err != nil {
-		return nil, control.Refusals{pathRefusal(s.Given, err)}
+		return nil, control.Refusals{PathRefusal(s.Given, err)}
 	}
 	return in, judge(s.Given, in, chunk, force)
 }
 
-// pathRefusal is for a path that leads to no disk.
-func pathRefusal(given string, err error) *control.Refusal {
+// PathRefusal is for a path that leads to no disk.
+func PathRefusal(given string, err error) *control.Refusal {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return control.Refuse("E_DEVICE_NOT_FOUND", "%s: there is nothing at this path", given).
