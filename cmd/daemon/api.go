@@ -23,6 +23,8 @@ type api struct {
 	self    func() control.Daemon // this process, as status shows it
 	nbd     []Address
 	clients func() nbd.Stats // nil: none
+	ctx     context.Context  // ends when the daemon begins to end
+	changes gate
 	stop    func()
 	stopped <-chan struct{} // closed when everything has ended
 	audit   func(what string, args ...any)
@@ -71,7 +73,7 @@ func (a *api) ready(w http.ResponseWriter, _ *http.Request) {
 
 func (a *api) status(w http.ResponseWriter, _ *http.Request) {
 	s := control.Status{Schema: control.SchemaStatus, Status: a.engine.Status(), Daemon: a.self(), Jobs: []control.Job{}}
-	a.cache.put(s.Status)
+	a.cache.held.Load().fill(&s.Status)
 	normalize(&s.Status)
 	answer(w, &s)
 }
@@ -165,7 +167,14 @@ func (a *api) change(w http.ResponseWriter, r *http.Request, do func(context.Con
 		refuse(w, control.Refuse("E_USAGE", "request: %v", err))
 		return
 	}
-	text, err := do(r.Context(), q)
+	if !a.changes.enter() {
+		refuse(w, control.Refuse("E_NOT_RUNNING", "the daemon is about to end"))
+		return
+	}
+	defer a.changes.leave()
+	ctx, cancel := either(r.Context(), a.ctx)
+	defer cancel()
+	text, err := do(ctx, q)
 	a.audit("control", "request", r.Method+" "+r.URL.Path, "export", q.Name, "force", q.Force, "error", err)
 	if err != nil {
 		refuse(w, exportError(q.Name, err))

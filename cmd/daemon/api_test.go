@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ballast/cmd/control"
@@ -107,6 +108,7 @@ func (f *fakeEngine) RemoveExport(_ context.Context, name string, force bool) er
 type served struct {
 	*control.Client
 	engine  *fakeEngine
+	api     *api
 	asked   chan struct{} // closed by stop
 	stopped chan struct{}
 	socket  string
@@ -118,11 +120,12 @@ func serveFake(t *testing.T) *served {
 		Devices: []striping.DeviceStatus{{Name: "d1", State: "online", Path: "/d\xff1", P99Seconds: 0.5, ReadBytes: 7}}}}
 	s := &served{engine: f, asked: make(chan struct{}), stopped: make(chan struct{})}
 	var once sync.Once
-	a := &api{engine: f, cache: newStatusCache(f.Status()), stopped: s.stopped,
+	a := &api{engine: f, cache: newStatusCache(f.Status()), stopped: s.stopped, ctx: t.Context(),
 		self:  func() control.Daemon { return control.Daemon{PID: 1} },
 		nbd:   []Address{{"unix", "/run/v-nbd.sock"}, {"tcp", "127.0.0.1:10809"}},
 		stop:  func() { once.Do(func() { close(s.asked) }) },
 		audit: func(string, ...any) {}}
+	s.api = a
 	s.socket = filepath.Join(t.TempDir(), "s")
 	l, err := Address{"unix", s.socket}.listen()
 	require.NoError(t, err)
@@ -248,6 +251,15 @@ func TestStopReturnsWhenAllHasEnded(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
+func TestNoChangeBeginsOnceTheDaemonEnds(t *testing.T) {
+	s := serveFake(t)
+	require.NoError(t, s.CreateExport(t.Context(), "a", 512))
+	s.api.changes.close()
+	requireCode(t, s.CreateExport(t.Context(), "b", 512), "E_NOT_RUNNING")
+	_, err := s.Status(t.Context())
+	require.NoError(t, err)
+}
+
 func TestMetricsDoNotWaitForTheVolume(t *testing.T) {
 	s := serveFake(t)
 	hang := make(chan struct{})
@@ -312,6 +324,21 @@ func TestCacheIsRenewed(t *testing.T) {
 	require.Less(t, age, time.Minute)
 	cancel()
 	<-done
+}
+
+func TestRatesAreThoseOfTheLastInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := striping.Status{Devices: []striping.DeviceStatus{{Name: "d1", ReadBytes: 100}}}
+		c := newStatusCache(s)
+		time.Sleep(2 * time.Second)
+		s.Devices = []striping.DeviceStatus{{Name: "d1", ReadBytes: 300, WriteBytes: 50}, {Name: "d2", ReadBytes: 7}}
+		c.put(s)
+		got, _ := c.get()
+		require.Equal(t, 100.0, got.Devices[0].ReadRate)
+		require.Equal(t, 25.0, got.Devices[0].WriteRate)
+		require.Zero(t, got.Devices[1].ReadRate)
+		require.Zero(t, s.Devices[0].ReadRate, "the engine's own slice was changed")
+	})
 }
 
 func TestAddresses(t *testing.T) {

@@ -274,7 +274,30 @@ func (c *core) release() error {
 }
 
 // volumeEngine is a volume as the control API wants it.
-type volumeEngine struct{ *striping.Volume }
+type volumeEngine struct {
+	*striping.Volume
+	buffered map[devices.ID]bool
+}
+
+// engine returns the volume as the control API wants it.
+func (c *core) engine() volumeEngine {
+	e := volumeEngine{c.volume, map[devices.ID]bool{}}
+	for _, o := range c.opened {
+		if o.File != nil {
+			e.buffered[devices.ID(o.Config.ID)] = o.File.Buffered()
+		}
+	}
+	return e
+}
+
+// Status implements engine: that of the volume, and how its devices were opened.
+func (v volumeEngine) Status() striping.Status {
+	s := v.Volume.Status()
+	for i := range s.Devices {
+		s.Devices[i].Buffered = v.buffered[s.Devices[i].ID]
+	}
+	return s
+}
 
 var severities = [...]string{"info", "warning", "critical"}
 

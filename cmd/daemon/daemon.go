@@ -212,11 +212,12 @@ func (s *server) listeners() (set *listenerSet, addresses []Address, err error) 
 
 // serve starts to answer everywhere.
 func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, addresses []Address) {
-	cache := newStatusCache(s.core.volume.Status())
-	s.wg.Go(func() { cache.run(ctx, s.core.volume.Status) })
+	engine := s.core.engine()
+	cache := newStatusCache(engine.Status())
+	s.wg.Go(func() { cache.run(ctx, engine.Status) })
 	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly, rotates: s.core.rotates}
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
-	s.api = &api{engine: volumeEngine{s.core.volume}, cache: cache, self: func() control.Daemon { return s.self(addresses) }, nbd: addresses,
+	s.api = &api{engine: engine, cache: cache, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
 		clients: s.nbd.Stats, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}
 	for _, nl := range l.nbd {
 		s.wg.Go(func() {
@@ -295,6 +296,7 @@ func (s *server) end() error {
 	if s.public != nil {
 		s.public.Close()
 	}
+	s.api.changes.close()
 	flush, cancelFlush := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancelFlush()
 	errs = append(errs, s.core.close(flush))
