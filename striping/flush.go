@@ -28,6 +28,8 @@ type flusher struct {
 	mu    sync.Mutex
 	queue []*flushRequest
 	work  chan struct{}
+
+	quit, done chan struct{}
 }
 
 type flushRequest struct {
@@ -41,7 +43,14 @@ type flushRequest struct {
 func (f *flusher) init(v *Volume) {
 	f.v = v
 	f.work = make(chan struct{}, 1)
-	v.wg.Go(f.run)
+	f.quit, f.done = make(chan struct{}), make(chan struct{})
+	go f.run()
+}
+
+// close ends the flusher after the round under way, which needs the write-back at work.
+func (f *flusher) close() {
+	close(f.quit)
+	<-f.done
 }
 
 // Flush makes every write durable that returned before it was called.
@@ -64,16 +73,22 @@ func (f *flusher) ask(ctx context.Context, r *flushRequest) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-f.v.ctx.Done():
+	case <-f.done:
 		return devices.ErrClosed
 	}
 }
 
 // run carries out rounds, and one of its own every FlushInterval.
 func (f *flusher) run() {
+	defer close(f.done)
 	timer := time.NewTicker(f.v.opts.FlushInterval)
 	defer timer.Stop()
 	for {
+		select {
+		case <-f.quit:
+			return
+		default:
+		}
 		f.mu.Lock()
 		round := f.queue
 		f.queue = nil
@@ -83,7 +98,7 @@ func (f *flusher) run() {
 			continue
 		}
 		select {
-		case <-f.v.ctx.Done():
+		case <-f.quit:
 			return
 		case <-f.work:
 		case <-timer.C:
@@ -297,7 +312,11 @@ func (v *Volume) syncFor(chunks []*chunk) {
 		}
 		wg.Add(1)
 		upTo := m.writes.Load()
-		m.Device.Submit(&devices.Request{Kind: devices.Sync, Done: func(_ *devices.Request, err error) {
+		timeout := time.Duration(0)
+		if v.info.Copies > 1 {
+			timeout = mirrorTimeout
+		}
+		m.Device.Submit(&devices.Request{Kind: devices.Sync, Timeout: timeout, Done: func(_ *devices.Request, err error) {
 			defer wg.Done()
 			if err != nil {
 				v.deviceError(id, fmt.Errorf("sync: %w", err))

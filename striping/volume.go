@@ -241,6 +241,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	v.closed = true
 	v.mu.Unlock()
 	err := v.Flush(ctx)
+	v.flushes.close()
 	v.cancel()
 	v.dirty.close()
 	v.wg.Wait()

@@ -481,9 +481,10 @@ func (v *Volume) writeInPlace(p *plan) {
 	}
 }
 
-// mirrorTimeout is how long a write in place to one of several copies may take before the copy
-// is given up as stale.
-const mirrorTimeout = 3 * time.Second
+// mirrorTimeout is how long a write in place or a sync may take on one of several copies before
+// what it held there is given up as stale. A disk that spins up, remaps a sector or empties its
+// cache answers sooner.
+const mirrorTimeout = 5 * time.Second
 
 // inPlace gathers the results of one write in place.
 type inPlace struct {
