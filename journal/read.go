@@ -68,20 +68,25 @@ func (s *Store) get(key Key, use func([]byte)) error {
 
 // Scan is as in Journal.
 func (s *Store) Scan(space Space, fn func(key Key, value []byte) error) error {
+	return s.ScanFrom(MakeKey(space, 0, 0), fn)
+}
+
+// ScanFrom is as in Journal.
+func (s *Store) ScanFrom(from Key, fn func(key Key, value []byte) error) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
 	defer s.leave()
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
-	return iterate(txn, []byte{byte(space)}, fn)
+	return iterate(txn, from[:1], from[:], fn)
 }
 
-// iterate calls fn for the records that begin with prefix, in key order.
-func iterate(txn *badger.Txn, prefix []byte, fn func(key Key, value []byte) error) error {
+// iterate calls fn for the records that begin with prefix, from one on, in key order.
+func iterate(txn *badger.Txn, prefix, from []byte, fn func(key Key, value []byte) error) error {
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
 	defer it.Close()
-	for it.Rewind(); it.Valid(); it.Next() {
+	for it.Seek(from); it.Valid(); it.Next() {
 		item := it.Item()
 		var key Key
 		if len(item.Key()) != len(key) {
@@ -114,7 +119,7 @@ func (s *Store) verify() (State, error) {
 	}
 	found := State{Seq: m.Seq}
 	var check recordChecker
-	err = iterate(txn, nil, func(key Key, value []byte) error {
+	err = iterate(txn, nil, nil, func(key Key, value []byte) error {
 		if key == metaKey {
 			return nil
 		}

@@ -168,6 +168,16 @@ func testScan(t *testing.T, j journal.Journal) {
 		return nil
 	}))
 	require.Equal(t, 500, n)
+	from := last
+	_, a, b2 := from.Parts()
+	n = 0
+	require.NoError(t, j.ScanFrom(journal.MakeKey(journal.SpaceChunk, a, b2-30), func(k journal.Key, _ []byte) error {
+		_, _, i := k.Parts()
+		require.GreaterOrEqual(t, i, b2-30, "records before the first key, or of another space")
+		n++
+		return nil
+	}))
+	require.Equal(t, 11, n)
 	stop := errors.New("stop")
 	n = 0
 	require.ErrorIs(t, j.Scan(journal.SpaceChunk, func(journal.Key, []byte) error {

@@ -268,6 +268,11 @@ func (j *Journal) GetAppend(dst []byte, key journal.Key) ([]byte, error) {
 
 // Scan is as in journal.Journal.
 func (j *Journal) Scan(space journal.Space, fn func(journal.Key, []byte) error) error {
+	return j.ScanFrom(journal.MakeKey(space, 0, 0), fn)
+}
+
+// ScanFrom is as in journal.Journal.
+func (j *Journal) ScanFrom(from journal.Key, fn func(journal.Key, []byte) error) error {
 	j.mu.Lock()
 	j.counters.Scans++
 	if j.closed {
@@ -280,7 +285,7 @@ func (j *Journal) Scan(space journal.Space, fn func(journal.Key, []byte) error) 
 	}
 	var found []record
 	for k, v := range j.records {
-		if k.Space() == space {
+		if k.Space() == from.Space() && slices.Compare(k[:], from[:]) >= 0 {
 			found = append(found, record{k, v})
 		}
 	}
