@@ -364,7 +364,6 @@ func (v *Volume) readyToCommit(c *chunk, settle bool) (in bool, err error) {
 		if turned > 0 {
 			c.places = places
 			c.pending, c.must = true, true
-			v.health.staleCopies.Add(int64(turned))
 		}
 	}
 	if c.lost {
@@ -410,6 +409,11 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.pending, c.must, c.fresh = false, false, false
 		c.intents = nil
 		free, c.old = c.old, nil
+		if now := v.rate(c.slot, c.places); now != c.rated {
+			v.health.count(c.rated, -1)
+			v.health.count(now, 1)
+			c.rated = now
+		}
 	}
 	enqueue := v.wb.enqueueLocked(c)
 	if o != nil {

@@ -109,6 +109,7 @@ type Volume struct {
 	closed   bool
 	nextID   uint64 // next object number
 
+	hasBad  atomic.Bool // bad is not empty
 	flushes flusher
 	events  eventLog
 	heals   healer

@@ -28,6 +28,7 @@ func (v *Volume) acquire(key chunkKey) (*chunk, error) {
 		var rec journal.Chunk
 		if rec, err = journal.ParseChunk(k, val); err == nil {
 			c.setLocked(&rec)
+			c.rated = v.rate(c.slot, c.places)
 		}
 	}
 	if err != nil && !errors.Is(err, journal.ErrNotFound) {

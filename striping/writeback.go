@@ -534,7 +534,6 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 		if !hit[i] && !places[i].stale {
 			places[i].stale = true
 			c.must = true
-			v.health.staleCopies.Add(1)
 		}
 	}
 	written, sums := c.written.clone(), append([]uint32(nil), c.sums...)
@@ -635,6 +634,7 @@ func (v *Volume) finish(p *plan, err error) {
 		v.freeSlot(s)
 	}
 	if err == nil {
+		v.forgetBad(p)
 		ov.release()
 		v.dirty.give(ov.budget)
 	} else {
