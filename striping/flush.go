@@ -29,6 +29,8 @@ type flusher struct {
 	queue []*flushRequest
 	work  chan struct{}
 
+	hurry bool // a background commit is queued
+
 	quit, done chan struct{}
 }
 
@@ -78,6 +80,17 @@ func (f *flusher) ask(ctx context.Context, r *flushRequest) error {
 	}
 }
 
+// soon asks for a background commit before its time.
+func (f *flusher) soon() {
+	f.mu.Lock()
+	if !f.hurry {
+		f.hurry = true
+		f.queue = append(f.queue, &flushRequest{to: ^uint64(0), settle: true, commit: true, done: make(chan error, 1)})
+	}
+	f.mu.Unlock()
+	poke(f.work)
+}
+
 // run carries out rounds, and one of its own every FlushInterval.
 func (f *flusher) run() {
 	defer close(f.done)
@@ -91,7 +104,7 @@ func (f *flusher) run() {
 		}
 		f.mu.Lock()
 		round := f.queue
-		f.queue = nil
+		f.queue, f.hurry = nil, false
 		f.mu.Unlock()
 		if len(round) > 0 {
 			f.round(round)
@@ -116,7 +129,7 @@ func (f *flusher) round(requests []*flushRequest) {
 	v := f.v
 	v.stats.flushes.Add(int64(len(requests)))
 	lists := make([][]*chunk, len(requests))
-	var all []*chunk
+	var all, dirty []*chunk // dirty: those to be written out first
 	seen := map[*chunk]bool{}
 	settle := false
 	for i, r := range requests {
@@ -133,12 +146,12 @@ func (f *flusher) round(requests []*flushRequest) {
 				seen[c] = true
 				all = append(all, c)
 			}
+			if !r.commit {
+				dirty = append(dirty, c)
+			}
 		}
 	}
-	failed := map[*chunk]error{}
-	if len(requests) > 1 || !requests[0].commit {
-		failed = v.writeAll(all)
-	}
+	failed := v.writeAll(dirty)
 	for c, err := range v.commit(all, settle) {
 		if failed[c] == nil {
 			failed[c] = err

@@ -99,6 +99,7 @@ type Volume struct {
 	gen      atomic.Uint64 // next generation
 	claimed  atomic.Int64  // bytes promised to chunks that are not placed yet
 	placedBy atomic.Int64  // chunks with a slot
+	touched  atomic.Int64  // chunks that the journal does not wholly know
 
 	mu       sync.Mutex
 	objects  map[uint64]*object
