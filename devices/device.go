@@ -406,6 +406,7 @@ type Load struct {
 	Idle        bool          // nothing queued or dispatched
 	Overdue     bool          // the oldest operation in flight takes longer than expected
 	Busy        time.Duration // time with own operations queued or dispatched, since NewDevice
+	Stalled     time.Duration // time without any completion while operations were in the disk, up to now
 }
 
 // Load returns the device's load now.
@@ -444,6 +445,14 @@ func (d *Device) loadLocked(now time.Duration) Load {
 	if d.outstanding > 0 {
 		l.Busy += now - d.busySince
 	}
+	since := now
+	if r := d.flight.head; r != nil {
+		since = r.dispatched
+	}
+	if run := d.syncs.running; run != nil {
+		since = min(since, run.began)
+	}
+	l.Stalled = max(0, now-max(since, d.lastProgress))
 	return l
 }
 

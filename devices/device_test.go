@@ -261,6 +261,7 @@ func TestTimeoutIsAnsweredOnceAndReturnedLate(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, 2, d.Stats().InFlight, "hung operations keep their threads")
 		require.True(t, d.Load().Overdue)
+		require.Greater(t, d.Load().Stalled, time.Hour)
 		g.end(0, nil)
 		g.end(0, errors.New("too late"))
 		o.require(t, 1, 1, ErrTimeout)

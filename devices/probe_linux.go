@@ -204,7 +204,7 @@ func uses(path string, fd int, st *unix.Stat_t) []string {
 		if err == nil {
 			unix.Flock(fd, unix.LOCK_UN)
 		} else if errors.Is(err, unix.EWOULDBLOCK) {
-			all = append(all, "locked by another process")
+			all = append(all, lockedBy(st))
 		}
 	}
 	return all

@@ -58,7 +58,9 @@ func TestInspectFindsALabel(t *testing.T) {
 	f := openFile(t, path, devices.FileOptions{})
 	l := sample(t, diskSize)
 	require.NoError(t, devices.WriteLabel(f, l))
-	require.Equal(t, []string{"locked by another process"}, inspect(t, path).Uses)
+	comm, err := os.ReadFile("/proc/self/comm")
+	require.NoError(t, err)
+	require.Equal(t, []string{fmt.Sprintf("locked by process %d (%s)", os.Getpid(), strings.TrimSpace(string(comm)))}, inspect(t, path).Uses)
 	require.NoError(t, f.Close())
 
 	in := inspect(t, path)

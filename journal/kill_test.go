@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -29,11 +30,17 @@ var (
 const writers = 4
 
 // The writer's batch i replaces its head, adds two records, and deletes one of an older batch.
+// Later ones are large, so that logs fill up and tables are compacted while writers are killed.
 func writerBatch(writer, i int) *journal.Batch {
 	b := &journal.Batch{}
 	b.Put(job(writer), fmt.Append(nil, i))
 	for k := range 2 {
-		b.Put(journal.MakeKey('X', uint64(writer), uint64(2*i+k)), fmt.Appendf(make([]byte, 0, 300), "%0*d", 20+i%200, i))
+		size := 20 + i%200
+		if k == 0 && writer > 1 && i >= 1000 {
+			size = 40_000
+		}
+		v := bytes.Repeat([]byte{byte(i)}, size)
+		b.Put(journal.MakeKey('X', uint64(writer), uint64(2*i+k)), strconv.AppendInt(v, int64(i), 10))
 	}
 	if i >= 5 {
 		b.Delete(journal.MakeKey('X', uint64(writer), uint64(2*(i-5))))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"math/bits"
 	"os"
@@ -147,6 +148,36 @@ func TestEveryDamageOfARecordIsFound(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestStoreFile(t *testing.T) {
+	sample := packStoreFile(uuidOf("volume"), time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC))
+	path := filepath.Join("testdata", "v1", "store.hex")
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(hex.Dump(sample)), 0o666))
+	}
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(text), hex.Dump(sample))
+	uuid, err := parseStoreFile(sample)
+	require.NoError(t, err)
+	require.Equal(t, uuidOf("volume"), uuid)
+	for i := range sample {
+		for bit := range 8 {
+			b := append([]byte(nil), sample...)
+			b[i] ^= 1 << bit
+			_, err := parseStoreFile(b)
+			require.ErrorIs(t, err, ErrCorrupt)
+		}
+		_, err := parseStoreFile(sample[:i])
+		require.ErrorIs(t, err, ErrCorrupt)
+	}
+	_, err = parseStoreFile(append(append([]byte(nil), sample...), 0))
+	require.ErrorIs(t, err, ErrCorrupt)
+	b := append([]byte(nil), sample...)
+	b[8] = 2
+	_, err = parseStoreFile(le.AppendUint32(b[:len(b)-crcSize], crc32.Checksum(b[:len(b)-crcSize], castagnoli)))
+	require.ErrorIs(t, err, ErrVersion)
 }
 
 func TestFutureVersionOfARecordIsRefused(t *testing.T) {

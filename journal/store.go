@@ -103,27 +103,36 @@ func Create(dir string, uuid [16]byte) error {
 		return err
 	}
 	defer lock.Close()
-	sp := space{dir: dir, statfs: unix.Statfs}
+	if err := create(dir, uuid); err != nil {
+		// What was made above is ours, as the directory was empty and locked.
+		return errors.Join(fmt.Errorf("create journal in %s: %w", dir, err),
+			os.RemoveAll(filepath.Join(dir, badgerName)), os.Remove(filepath.Join(dir, lockName)))
+	}
+	return nil
+}
+
+func create(dir string, uuid [16]byte) error {
 	if err := os.Mkdir(filepath.Join(dir, badgerName), 0o700); err != nil {
 		return err
 	}
+	sp := space{dir: dir, statfs: unix.Statfs}
 	if err := sp.prepare(); err != nil {
 		return err
 	}
 	db, err := badger.Open(badgerOptions(dir, &tripwire{log: slog.New(slog.DiscardHandler)}))
 	if err != nil {
-		return fmt.Errorf("create journal in %s: %w", dir, err)
+		return err
 	}
 	err = db.Update(func(txn *badger.Txn) error {
 		return txn.Set(metaKey[:], (&meta{UUID: uuid}).pack())
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
-		return fmt.Errorf("create journal in %s: %w", dir, err)
+		return err
 	}
-	// The mark comes last: a journal without it was never finished.
 	if err := syncDir(filepath.Join(dir, badgerName)); err != nil {
 		return err
 	}
+	// The mark comes last: a journal without it was never finished.
 	return writeDurably(filepath.Join(dir, storeName), packStoreFile(uuid, time.Now()))
 }
 
@@ -189,6 +198,8 @@ func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
 		lock.Close()
 		return nil, err
 	}
+	trip := s.die
+	s.wire.trip.Store(&trip)
 	return s, nil
 }
 
@@ -213,10 +224,24 @@ func (s *Store) start(opts Options, verified *State) error {
 		return err
 	}
 	s.noteSpace()
-	trip := s.die
-	s.wire.trip.Store(&trip)
+	s.warnOfFileSystem()
 	go s.commitLoop() // ends by Close, which waits for it
 	return nil
+}
+
+// warnOfFileSystem says so if the journal stands where its promises are not known to hold.
+func (s *Store) warnOfFileSystem() {
+	var st unix.Statfs_t
+	if unix.Statfs(s.dir, &st) != nil {
+		return
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+	case unix.TMPFS_MAGIC:
+		s.log.Warn("the journal is on a file system in memory: a restart of the machine loses it", "dir", s.dir)
+	default:
+		s.log.Warn("the journal should be on ext4 or XFS", "dir", s.dir, "type", fmt.Sprintf("%#x", st.Type))
+	}
 }
 
 // State is as in Journal; after Close it is the last one.

@@ -72,6 +72,7 @@ type chunk struct {
 	old      []slotRef           // slots to give back once the placement is durable
 	fresh    bool                // the slot in places has never been committed
 	inCommit bool                // a commit is under way: no write-out may start
+	rated    rating              // as the volume's health counts it
 
 	dirty  *overlay // being filled
 	out    *overlay // being written out
@@ -96,10 +97,7 @@ type waiter struct {
 // setLocked makes rec the chunk's placement.
 func (c *chunk) setLocked(rec *journal.Chunk) {
 	c.gen, c.version, c.slot = rec.Generation, rec.Version, int(rec.Slot)
-	c.places = make([]place, len(rec.Copies))
-	for i, p := range rec.Copies {
-		c.places[i] = place{dev: devices.ID(p.Device), stale: p.Stale, off: p.Off}
-	}
+	c.places = placesOf(rec)
 	c.written = newBitmap(c.slot)
 	copy(c.written, rec.Written)
 	c.sums = make([]uint32, c.slot)

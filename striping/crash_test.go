@@ -78,7 +78,7 @@ func crashScenario(t *testing.T, seed uint64, crashes int) {
 		require.NoError(t, r.v.CreateExport(t.Context(), "e", size))
 		m := newModel(size)
 		for range crashes {
-			load := startLoad(r, m, rng, 1+rng.IntN(3))
+			load := startLoad(r, m, rng, 1+rng.IntN(3), 0)
 			time.Sleep(time.Duration(rng.IntN(100_000)) * time.Microsecond)
 			synctest.Wait()
 			load.stop.Store(true)
@@ -99,21 +99,32 @@ func crashScenario(t *testing.T, seed uint64, crashes int) {
 
 // load is a set of clients that write, read, trim and flush one export until the power goes.
 type load struct {
-	stop atomic.Bool
-	wg   sync.WaitGroup
-	mu   sync.Mutex
-	errs []error
-	fl   sync.Mutex
+	stop    atomic.Bool
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	errs    []error
+	pause   time.Duration // between the requests of a client
+	longest time.Duration // that a request took
 }
 
-func startLoad(r *rig, m *model, rng *rand.Rand, clients int) *load {
-	l := &load{}
+func (l *load) note(d time.Duration) {
+	l.mu.Lock()
+	l.longest = max(l.longest, d)
+	l.mu.Unlock()
+}
+
+func startLoad(r *rig, m *model, rng *rand.Rand, clients int, pause time.Duration) *load {
+	l := &load{pause: pause}
 	e := r.export("e")
 	for i := range clients {
 		c := &client{l: l, e: e, m: m, rng: rand.New(rand.NewPCG(rng.Uint64(), uint64(i))), id: i, of: clients}
 		l.wg.Go(func() {
 			for !l.stop.Load() {
-				if err := c.step(); err != nil && !l.stop.Load() {
+				time.Sleep(l.pause)
+				begun := time.Now()
+				err := c.step()
+				l.note(time.Since(begun))
+				if err != nil && !l.stop.Load() {
 					l.mu.Lock()
 					l.errs = append(l.errs, err)
 					l.mu.Unlock()

@@ -28,6 +28,10 @@ type flusher struct {
 	mu    sync.Mutex
 	queue []*flushRequest
 	work  chan struct{}
+
+	hurry bool // a background commit is queued
+
+	quit, done chan struct{}
 }
 
 type flushRequest struct {
@@ -41,7 +45,14 @@ type flushRequest struct {
 func (f *flusher) init(v *Volume) {
 	f.v = v
 	f.work = make(chan struct{}, 1)
-	v.wg.Go(f.run)
+	f.quit, f.done = make(chan struct{}), make(chan struct{})
+	go f.run()
+}
+
+// close ends the flusher after the round under way, which needs the write-back at work.
+func (f *flusher) close() {
+	close(f.quit)
+	<-f.done
 }
 
 // Flush makes every write durable that returned before it was called.
@@ -64,26 +75,43 @@ func (f *flusher) ask(ctx context.Context, r *flushRequest) error {
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-f.v.ctx.Done():
+	case <-f.done:
 		return devices.ErrClosed
 	}
 }
 
+// soon asks for a background commit before its time.
+func (f *flusher) soon() {
+	f.mu.Lock()
+	if !f.hurry {
+		f.hurry = true
+		f.queue = append(f.queue, &flushRequest{to: ^uint64(0), settle: true, commit: true, done: make(chan error, 1)})
+	}
+	f.mu.Unlock()
+	poke(f.work)
+}
+
 // run carries out rounds, and one of its own every FlushInterval.
 func (f *flusher) run() {
+	defer close(f.done)
 	timer := time.NewTicker(f.v.opts.FlushInterval)
 	defer timer.Stop()
 	for {
+		select {
+		case <-f.quit:
+			return
+		default:
+		}
 		f.mu.Lock()
 		round := f.queue
-		f.queue = nil
+		f.queue, f.hurry = nil, false
 		f.mu.Unlock()
 		if len(round) > 0 {
 			f.round(round)
 			continue
 		}
 		select {
-		case <-f.v.ctx.Done():
+		case <-f.quit:
 			return
 		case <-f.work:
 		case <-timer.C:
@@ -101,7 +129,7 @@ func (f *flusher) round(requests []*flushRequest) {
 	v := f.v
 	v.stats.flushes.Add(int64(len(requests)))
 	lists := make([][]*chunk, len(requests))
-	var all []*chunk
+	var all, dirty []*chunk // dirty: those to be written out first
 	seen := map[*chunk]bool{}
 	settle := false
 	for i, r := range requests {
@@ -118,12 +146,12 @@ func (f *flusher) round(requests []*flushRequest) {
 				seen[c] = true
 				all = append(all, c)
 			}
+			if !r.commit {
+				dirty = append(dirty, c)
+			}
 		}
 	}
-	failed := map[*chunk]error{}
-	if len(requests) > 1 || !requests[0].commit {
-		failed = v.writeAll(all)
-	}
+	failed := v.writeAll(dirty)
 	for c, err := range v.commit(all, settle) {
 		if failed[c] == nil {
 			failed[c] = err
@@ -297,7 +325,11 @@ func (v *Volume) syncFor(chunks []*chunk) {
 		}
 		wg.Add(1)
 		upTo := m.writes.Load()
-		m.Device.Submit(&devices.Request{Kind: devices.Sync, Done: func(_ *devices.Request, err error) {
+		timeout := time.Duration(0)
+		if v.info.Copies > 1 {
+			timeout = mirrorTimeout
+		}
+		m.Device.Submit(&devices.Request{Kind: devices.Sync, Timeout: timeout, Done: func(_ *devices.Request, err error) {
 			defer wg.Done()
 			if err != nil {
 				v.deviceError(id, fmt.Errorf("sync: %w", err))
@@ -345,7 +377,6 @@ func (v *Volume) readyToCommit(c *chunk, settle bool) (in bool, err error) {
 		if turned > 0 {
 			c.places = places
 			c.pending, c.must = true, true
-			v.health.staleCopies.Add(int64(turned))
 		}
 	}
 	if c.lost {
@@ -391,6 +422,11 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.pending, c.must, c.fresh = false, false, false
 		c.intents = nil
 		free, c.old = c.old, nil
+		if now := v.rate(c.slot, c.places); now != c.rated {
+			v.health.count(c.rated, -1)
+			v.health.count(now, 1)
+			c.rated = now
+		}
 	}
 	enqueue := v.wb.enqueueLocked(c)
 	if o != nil {

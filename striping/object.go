@@ -85,14 +85,17 @@ func (o *object) readOnly() bool {
 	return o.rec.Flags&journal.FlagReadOnly != 0
 }
 
-// touch notes that the journal does not know all of c. Callers hold c.mu.
-func (o *object) touch(c *chunk) {
+// touch notes that the journal does not know all of c, and reports whether that is new. Callers
+// hold c.mu.
+func (o *object) touch(c *chunk) bool {
 	o.mu.Lock()
-	if _, ok := o.touched[c.key.index]; !ok {
-		c.refs.Add(1)
-		o.touched[c.key.index] = c
+	defer o.mu.Unlock()
+	if _, ok := o.touched[c.key.index]; ok {
+		return false
 	}
-	o.mu.Unlock()
+	c.refs.Add(1)
+	o.touched[c.key.index] = c
+	return true
 }
 
 // settle is touch's reverse; it does nothing while c is not clean. Callers hold c.mu.
@@ -105,6 +108,7 @@ func (v *Volume) settle(o *object, c *chunk) {
 	delete(o.touched, c.key.index)
 	o.mu.Unlock()
 	if ok {
+		v.touched.Add(-1)
 		v.cache.put(c)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -452,6 +453,7 @@ func (v *Volume) unreadable(o *object, vw *view, first, n int, cause error) erro
 		known = known || v.bad[i].Export == name && v.bad[i].Off == off && v.bad[i].Size == int64(n)*blockSize
 	}
 	if !known && len(v.bad) < 1000 {
+		v.hasBad.Store(true)
 		v.bad = append(v.bad, BadRange{Export: name, Off: off, Size: int64(n) * blockSize, Since: time.Now().UTC()})
 	}
 	v.mu.Unlock()
@@ -459,6 +461,33 @@ func (v *Volume) unreadable(o *object, vw *view, first, n int, cause error) erro
 		v.event(2, "DATA_UNREADABLE", 0, fmt.Sprintf("%s: %d bytes at %d: %v", name, n*blockSize, off, cause))
 	}
 	return fmt.Errorf("%w: %s: %d bytes at %d: %w", ErrUnreadable, name, n*blockSize, off, cause)
+}
+
+// forgetBad takes what p has written anew off the list of unreadable ranges.
+func (v *Volume) forgetBad(p *plan) {
+	if !v.hasBad.Load() {
+		return
+	}
+	name := p.o.name()
+	base := int64(p.c.key.index) * int64(v.info.ChunkSize)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bad = slices.DeleteFunc(v.bad, func(r BadRange) bool {
+		first, last := int((r.Off-base)/blockSize), int((r.Off+r.Size-base)/blockSize)
+		if r.Export != name || first < 0 || last > v.blocks {
+			return false
+		}
+		_, gap := p.ov.lookup(first, last)
+		for i := first; i < last && gap == 0; {
+			e, _ := p.ov.lookup(i, last)
+			if e == nil {
+				return false
+			}
+			i = e.end()
+		}
+		return gap == 0
+	})
+	v.hasBad.Store(len(v.bad) > 0)
 }
 
 // checkFailed notes a block that failed its check on one device.

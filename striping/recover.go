@@ -77,7 +77,7 @@ func (v *Volume) loadChunks(ctx context.Context) error {
 		}
 		o.slots.Add(int64(rec.Slot) * blockSize)
 		v.placedBy.Add(1)
-		return v.countCopies(&rec, true)
+		return v.claimSlots(&rec)
 	})
 	if err != nil && !errors.Is(err, errStop) {
 		return fmt.Errorf("chunks: %w", err)
@@ -94,33 +94,68 @@ func (v *Volume) loadChunks(ctx context.Context) error {
 	return nil
 }
 
-// countCopies counts a chunk's copies for the status and, at open, marks their slots.
-func (v *Volume) countCopies(rec *journal.Chunk, mark bool) error {
+// rating is what is left of a chunk's redundancy.
+type rating uint8
+
+const (
+	unplaced rating = iota
+	whole           // as many good copies as asked for
+	degraded
+	lost
+)
+
+// rate returns the rating of a chunk with these copies.
+func (v *Volume) rate(slot int, places []place) rating {
+	if slot == 0 {
+		return unplaced
+	}
 	good := 0
+	for i := range places {
+		if !places[i].stale && v.byID[places[i].dev].usable() {
+			good++
+		}
+	}
+	switch {
+	case good == 0:
+		return lost
+	case good < int(v.info.Copies):
+		return degraded
+	}
+	return whole
+}
+
+// count adds n chunks of rating r to the counts.
+func (h *healthCounts) count(r rating, n int64) {
+	switch r {
+	case degraded:
+		h.degraded.Add(n)
+	case lost:
+		h.lost.Add(n)
+	}
+}
+
+// placesOf returns the copies of a record.
+func placesOf(rec *journal.Chunk) []place {
+	places := make([]place, len(rec.Copies))
+	for i, p := range rec.Copies {
+		places[i] = place{dev: devices.ID(p.Device), stale: p.Stale, off: p.Off}
+	}
+	return places
+}
+
+// claimSlots marks a chunk's slots at open and counts the chunk.
+func (v *Volume) claimSlots(rec *journal.Chunk) error {
 	for _, p := range rec.Copies {
 		m := v.byID[devices.ID(p.Device)]
 		if m == nil {
 			return fmt.Errorf("%w: a copy on device %d, which the volume does not have", journal.ErrCorrupt, p.Device)
 		}
-		if mark {
-			if err := m.alloc.mark(p.Off, int64(rec.Slot)*blockSize); err != nil {
-				return fmt.Errorf("%w: device %v: %w", journal.ErrCorrupt, m.id, err)
-			}
-			m.copies.Add(1)
+		if err := m.alloc.mark(p.Off, int64(rec.Slot)*blockSize); err != nil {
+			return fmt.Errorf("%w: device %v: %w", journal.ErrCorrupt, m.id, err)
 		}
-		if !p.Stale && m.usable() {
-			good++
-		}
-		if p.Stale {
-			v.health.staleCopies.Add(1)
-		}
+		m.copies.Add(1)
 	}
-	switch {
-	case good == 0:
-		v.health.lost.Add(1)
-	case good < int(v.info.Copies):
-		v.health.degraded.Add(1)
-	}
+	v.health.count(v.rate(int(rec.Slot), placesOf(rec)), 1)
 	return nil
 }
 

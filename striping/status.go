@@ -18,8 +18,8 @@ import (
 // healthCounts are what the status says of redundancy; recount brings them up to date after a
 // device went.
 type healthCounts struct {
-	degraded, lost, staleCopies atomic.Int64
-	counting                    atomic.Bool
+	degraded, lost atomic.Int64 // chunks
+	counting       atomic.Bool
 }
 
 // maxWriteErrors is how many failed writes a device may have before it is given up.
@@ -68,6 +68,39 @@ func (v *Volume) takeOut(m *member, state journal.DeviceState, reason string) {
 	if state == journal.Failed && !closed {
 		v.goBackground(func() { v.journalFailed(m, reason) })
 	}
+	if state == journal.Slow {
+		v.goBackground(func() { v.awaitReturn(m) })
+	}
+	v.recount()
+}
+
+// awaitReturn takes a device that hung back into use once the disk has answered everything. The
+// copies that missed writes meanwhile are marked stale; the rest of it is as good as before.
+func (v *Volume) awaitReturn(m *member) {
+	const settled = 2 * time.Second // without anything hanging
+	t := time.NewTicker(settled / 4)
+	defer t.Stop()
+	calm := 0
+	for calm < 4 {
+		select {
+		case <-v.ctx.Done():
+			return
+		case <-t.C:
+		}
+		if m.Device.Failed() != nil {
+			return
+		}
+		if calm++; m.Device.Load().Outstanding > 0 {
+			calm = 0
+		}
+	}
+	v.mu.Lock()
+	m.reason = ""
+	v.mu.Unlock()
+	m.out.Store(false)
+	v.bal.SetPlaceable(m.id, true)
+	v.bal.SetReadable(m.id, true)
+	v.event(0, "DEVICE_RETURNED", m.id, "the disk answers again")
 	v.recount()
 }
 
@@ -100,25 +133,22 @@ func (v *Volume) recount() {
 		return
 	}
 	v.goBackground(func() {
-		fresh := &Volume{info: v.info, byID: v.byID}
+		var h healthCounts
 		v.health.counting.Store(false)
-		err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
-			if space, _, _ := k.Parts(); space != journal.SpaceChunk || v.ctx.Err() != nil {
-				return errStop
-			}
+		err := v.j.Scan(journal.SpaceChunk, func(k journal.Key, val []byte) error {
 			rec, err := journal.ParseChunk(k, val)
-			if err != nil || rec.Slot == 0 {
+			if err != nil {
 				return err
 			}
-			return fresh.countCopies(&rec, false)
+			h.count(v.rate(int(rec.Slot), placesOf(&rec)), 1)
+			return v.ctx.Err()
 		})
-		if err != nil && !errors.Is(err, errStop) {
-			v.log.Error("counting copies", "err", err)
+		if err != nil {
+			v.log.Warn("counting copies", "err", err)
 			return
 		}
-		v.health.degraded.Store(fresh.health.degraded.Load())
-		v.health.lost.Store(fresh.health.lost.Load())
-		v.health.staleCopies.Store(fresh.health.staleCopies.Load())
+		v.health.degraded.Store(h.degraded.Load())
+		v.health.lost.Store(h.lost.Load())
 	})
 }
 
@@ -239,8 +269,18 @@ type eventLog struct {
 	mu          sync.Mutex
 	next        uint64
 	recent      []NumberedEvent
+	quiet       map[string]*quietEvent // by code and device
 	journalDead atomic.Bool
 }
+
+// quietEvent holds back repetitions of an event.
+type quietEvent struct {
+	since time.Time
+	held  int
+}
+
+// repeatAfter is how long an event of the same code and device is held back after one.
+const repeatAfter = 10 * time.Second
 
 // NumberedEvent is an event and its number, which grows by one with each.
 type NumberedEvent struct {
@@ -257,6 +297,12 @@ func (v *Volume) event(severity uint8, code string, dev devices.ID, message stri
 		ev.Message = ev.Message[:500]
 	}
 	v.events.mu.Lock()
+	if held, ok := v.events.holdLocked(code, dev, ev.Time); !ok {
+		v.events.mu.Unlock()
+		return
+	} else if held > 0 {
+		ev.Message += fmt.Sprintf(" (and %d more like it)", held)
+	}
 	n := v.events.next
 	v.events.next++
 	v.events.recent = append(v.events.recent, NumberedEvent{n, ev})
@@ -276,6 +322,25 @@ func (v *Volume) event(severity uint8, code string, dev devices.ID, message stri
 			v.events.journalDead.Store(true)
 		}
 	})
+}
+
+// holdLocked reports whether an event may pass now, and how many were held back before it.
+func (l *eventLog) holdLocked(code string, dev devices.ID, now time.Time) (held int, ok bool) {
+	key := code + dev.String()
+	q := l.quiet[key]
+	if q == nil {
+		if l.quiet == nil {
+			l.quiet = map[string]*quietEvent{}
+		}
+		q = &quietEvent{}
+		l.quiet[key] = q
+	}
+	if now.Sub(q.since) < repeatAfter {
+		q.held++
+		return 0, false
+	}
+	held, q.held, q.since = q.held, 0, now
+	return held, true
 }
 
 // Events returns the kept events from number since on.

@@ -99,6 +99,7 @@ type Volume struct {
 	gen      atomic.Uint64 // next generation
 	claimed  atomic.Int64  // bytes promised to chunks that are not placed yet
 	placedBy atomic.Int64  // chunks with a slot
+	touched  atomic.Int64  // chunks that the journal does not wholly know
 
 	mu       sync.Mutex
 	objects  map[uint64]*object
@@ -109,6 +110,7 @@ type Volume struct {
 	closed   bool
 	nextID   uint64 // next object number
 
+	hasBad  atomic.Bool // bad is not empty
 	flushes flusher
 	events  eventLog
 	heals   healer
@@ -241,6 +243,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	v.closed = true
 	v.mu.Unlock()
 	err := v.Flush(ctx)
+	v.flushes.close()
 	v.cancel()
 	v.dirty.close()
 	v.wg.Wait()

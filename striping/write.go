@@ -28,6 +28,7 @@ func (v *Volume) acquire(key chunkKey) (*chunk, error) {
 		var rec journal.Chunk
 		if rec, err = journal.ParseChunk(k, val); err == nil {
 			c.setLocked(&rec)
+			c.rated = v.rate(c.slot, c.places)
 		}
 	}
 	if err != nil && !errors.Is(err, journal.ErrNotFound) {
@@ -90,7 +91,9 @@ func (v *Volume) bufferedLocked(o *object, c *chunk, first, n int, buf *Buffer, 
 	if c.dirty == nil {
 		c.dirty = &overlay{id: c.nextID}
 		c.nextID++
-		o.touch(c)
+		if o.touch(c) && v.touched.Add(1) >= flushSoonAfter {
+			v.flushes.soon()
+		}
 	}
 	c.dirty.put(first, n, buf, off)
 	c.dirty.budget += cost

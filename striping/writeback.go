@@ -481,9 +481,10 @@ func (v *Volume) writeInPlace(p *plan) {
 	}
 }
 
-// mirrorTimeout is how long a write in place to one of several copies may take before the copy
-// is given up as stale.
-const mirrorTimeout = 3 * time.Second
+// mirrorTimeout is how long a write in place or a sync may take on one of several copies before
+// what it held there is given up as stale. A disk that spins up, remaps a sector or empties its
+// cache answers sooner.
+const mirrorTimeout = 5 * time.Second
 
 // inPlace gathers the results of one write in place.
 type inPlace struct {
@@ -533,7 +534,6 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 		if !hit[i] && !places[i].stale {
 			places[i].stale = true
 			c.must = true
-			v.health.staleCopies.Add(1)
 		}
 	}
 	written, sums := c.written.clone(), append([]uint32(nil), c.sums...)
@@ -634,6 +634,7 @@ func (v *Volume) finish(p *plan, err error) {
 		v.freeSlot(s)
 	}
 	if err == nil {
+		v.forgetBad(p)
 		ov.release()
 		v.dirty.give(ov.budget)
 	} else {

@@ -47,6 +47,8 @@ type Options struct {
 	// Reserved is how many logical bytes have been promised to clients but are not placed yet;
 	// that much stays placeable. Nil means all that fits.
 	Reserved func() int64
+	// NoHedges has nothing done twice because it is late; for measurements.
+	NoHedges bool
 	// OnError is told of each error of a device, timeouts included. It may be nil.
 	OnError func(id devices.ID, err error)
 }

@@ -231,7 +231,7 @@ func (rd *read) try(a *attempt, i int, bufs [][]byte, exp time.Duration) {
 	rd.attempts = append(rd.attempts, a)
 	rd.live++
 	rd.mu.Unlock()
-	if len(r.Copies) > 1 && r.NewBufs != nil {
+	if len(r.Copies) > 1 && r.NewBufs != nil && !b.opts.NoHedges {
 		a.fire = a.overdue
 		b.timers.set(&a.timer, a.began+policy.HedgeAt(exp, a.slack()))
 	}

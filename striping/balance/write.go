@@ -156,11 +156,8 @@ func (b *Balancer) placeOne(wr *write) bool {
 		Copies:      w.Copies,
 		Independent: w.Independent,
 		Eta:         policy.Eta(b.busyShare),
-		Promised:    -1,
+		Promised:    b.promised(),
 		Tie:         b.tie(),
-	}
-	if b.opts.Reserved != nil {
-		o.Promised = b.opts.Reserved()
 	}
 	for i, m := range b.members {
 		cands[i].Target = m.target
@@ -260,7 +257,9 @@ func (c *writeCopy) submit() {
 		c.release(0)
 		return
 	}
-	c.wr.b.timers.set(&c.timer, c.began+policy.HedgeAt(c.exp, policy.WriteSlack))
+	if b := c.wr.b; !b.opts.NoHedges {
+		b.timers.set(&c.timer, c.began+policy.HedgeAt(c.exp, policy.WriteSlack))
+	}
 	for i := range c.reqs {
 		c.m.dev.Submit(&c.reqs[i])
 	}
@@ -326,7 +325,7 @@ func (wr *write) rewrite() {
 		if !missing {
 			return
 		}
-		c := wr.spare(func() bool {
+		c := wr.spare(nil, func() bool {
 			if wr.live+len(wr.placed) >= wr.want {
 				return false
 			}
@@ -356,12 +355,13 @@ func (wr *write) rewrite() {
 }
 
 // spare reserves a slot on the best device outside the write's domains and enters the copy, if
-// admit, called with the lock held, agrees; nil if there is none.
-func (wr *write) spare(admit func() bool) *writeCopy {
+// admit, called with the lock held, agrees; nil if there is none. A copy that is merely late is
+// not worth space that could be used for another chunk.
+func (wr *write) spare(late *writeCopy, admit func() bool) *writeCopy {
 	b := wr.b
 	cands := b.candidates(wr.size)
 	for {
-		i := policy.Spare(cands, wr.w.Slot, wr.taken())
+		i := wr.bestSpare(cands, late)
 		if i < 0 {
 			return nil
 		}
@@ -387,15 +387,50 @@ func (wr *write) spare(admit func() bool) *writeCopy {
 	}
 }
 
-// taken tells which domains have been given a copy.
-func (wr *write) taken() func(domain int) bool {
-	wr.b.mu.Lock()
-	defer wr.b.mu.Unlock()
-	var list []int
+// bestSpare chooses the device that stands in for a copy that is late, or for one that failed.
+// With a late copy, any of those under way may turn out to be the one too many, so the space has
+// to suffice without any of them.
+func (wr *write) bestSpare(cands []policy.Candidate, late *writeCopy) int {
+	b := wr.b
+	var kept, lost, live []int
+	b.mu.Lock()
 	for _, c := range wr.copies {
-		list = append(list, c.m.domain)
+		switch {
+		case c == late || c.err != nil:
+			lost = append(lost, c.m.domain)
+			continue
+		case c.left > 0:
+			live = append(live, c.m.domain)
+		}
+		kept = append(kept, c.m.domain)
 	}
-	return func(d int) bool { return slices.Contains(list, d) }
+	b.mu.Unlock()
+	o := policy.Order{Size: wr.w.Slot, Copies: wr.w.Copies, Promised: b.promised()}
+	i, sound := policy.Spare(cands, o, kept, lost)
+	if late == nil || i < 0 {
+		return i
+	}
+	o.Only = func(j int) bool { return j == i }
+	for _, other := range live {
+		if !sound {
+			break
+		}
+		without := slices.DeleteFunc(slices.Clone(kept), func(d int) bool { return d == other })
+		without = append(without, late.m.domain)
+		_, sound = policy.Spare(cands, o, without, []int{other})
+	}
+	if !sound {
+		return -1
+	}
+	return i
+}
+
+// promised is the data that must stay placeable, -1 for all that fits.
+func (b *Balancer) promised() int64 {
+	if b.opts.Reserved == nil {
+		return -1
+	}
+	return b.opts.Reserved()
 }
 
 // overdue considers to write a late copy elsewhere as well. It runs on the timers' goroutine.
@@ -409,7 +444,7 @@ func (c *writeCopy) overdue() {
 		return
 	}
 	cands := b.candidates(wr.size)
-	i := policy.Spare(cands, wr.w.Slot, wr.taken())
+	i := wr.bestSpare(cands, c)
 	if i < 0 {
 		b.timers.set(&c.timer, now+retryHedge)
 		return
@@ -423,7 +458,7 @@ func (c *writeCopy) overdue() {
 		b.timers.set(&c.timer, now+retryHedge)
 		return
 	}
-	n := wr.spare(func() bool {
+	n := wr.spare(c, func() bool {
 		if c.left == 0 || !b.writes.Take(now) {
 			return false
 		}

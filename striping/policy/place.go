@@ -282,19 +282,57 @@ func compare(a, b int64) int {
 	return 0
 }
 
-// Spare is the candidate that would soonest take one more copy of a chunk whose other copies
-// have taken the given domains, -1 if there is none. Unlike Place it does not wait for room: it
-// stands in for a device that fails or stalls.
-func Spare(cands []Candidate, size int64, taken func(domain int) bool) int {
-	best := -1
+// Spare is the candidate that would soonest take one more copy of a chunk, -1 if there is none.
+// The chunk holds slots in the domains kept and lost; the copy is to stand in for the latter.
+// Unlike Place it does not wait for room. sound reports whether the capacity guard agrees; a
+// candidate with which it does goes before all others.
+func Spare(cands []Candidate, o Order, kept, lost []int) (best int, sound bool) {
+	domains := 0
 	for i := range cands {
-		c := &cands[i]
-		if c.Barred || c.Free < size || taken(c.Domain) {
-			continue
-		}
-		if best < 0 || c.Expect < cands[best].Expect {
-			best = i
+		domains = max(domains, cands[i].Domain+1)
+	}
+	free, healthy := make([]int64, domains), make([]bool, domains)
+	for i := range cands {
+		if c := &cands[i]; !c.Barred {
+			free[c.Domain] += c.Free
+			healthy[c.Domain] = true
 		}
 	}
-	return best
+	k := 0
+	for _, h := range healthy {
+		if h {
+			k++
+		}
+	}
+	k = min(k, o.Copies)
+
+	// As it was before the chunk, what may be left after it, and as it is without those lost.
+	for _, d := range slices.Concat(kept, lost) {
+		if healthy[d] {
+			free[d] += o.Size
+		}
+	}
+	need := Capacity(free, k)
+	if o.Promised >= 0 {
+		need = min(need, max(o.Promised, o.Size))
+	}
+	need -= o.Size
+	for _, d := range kept {
+		free[d] -= o.Size
+	}
+	best = -1
+	for i := range cands {
+		c := &cands[i]
+		if c.Barred || c.Free < o.Size || slices.Contains(kept, c.Domain) || slices.Contains(lost, c.Domain) ||
+			(o.Only != nil && !o.Only(i)) {
+			continue
+		}
+		free[c.Domain] -= o.Size
+		ok := Capacity(free, k) >= need
+		free[c.Domain] += o.Size
+		if best < 0 || (ok && !sound) || (ok == sound && c.Expect < cands[best].Expect) {
+			best, sound = i, ok
+		}
+	}
+	return best, sound
 }

@@ -73,7 +73,7 @@ func (t *Tokens) Earn() { t.spent = max(0, t.spent-tokenEarned) }
 // Take takes a token at the given time (counted from any fixed moment), if there is one.
 func (t *Tokens) Take(now time.Duration) bool {
 	t.trickle(now)
-	if tokenCap-t.spent < 1 {
+	if tokenCap-t.spent < 1-1e-9 { // twenty times a twentieth
 		return false
 	}
 	t.spent++
