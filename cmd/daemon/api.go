@@ -189,7 +189,7 @@ func exportError(name string, err error) error {
 	case errors.Is(err, striping.ErrExists):
 		return control.Refuse("E_EXPORT_EXISTS", "export %s exists already", name).WithTry("another name")
 	case errors.Is(err, striping.ErrNotExist):
-		return control.Refuse("E_NO_EXPORT", "there is no export %s", name).WithTry("ballast export ls VOLUME")
+		return control.Refuse("E_NO_EXPORT", "there is no export %s", name).WithTry("ballast export ls VOLUME, to see which there are")
 	case errors.Is(err, striping.ErrBusy):
 		return control.Refuse("E_EXPORT_BUSY", "clients hold export %s open", name).WithTry("--force, to cut them off")
 	case errors.Is(err, striping.ErrNoSpace):

@@ -88,6 +88,10 @@ func Run(ctx context.Context, o Options) error {
 		closeAll(listeners.all())
 		return err
 	}
+	if err := s.checkStdio(); err != nil {
+		closeAll(listeners.all())
+		return errors.Join(err, s.core.close(context.WithoutCancel(ctx)))
+	}
 	s.serve(ctx, cancel, listeners, addresses)
 	s.notify(daemon.SdNotifyReady)
 	s.o.Logger.Info("serving", "volume", o.Volume, "pid", os.Getpid(), "version", control.Version)
@@ -101,6 +105,7 @@ func Run(ctx context.Context, o Options) error {
 		})
 	}
 	if o.Stdio != "" {
+		s.exports.only = o.Stdio
 		s.wg.Go(func() {
 			defer cancel()
 			s.serveStdio(ctx)
@@ -219,6 +224,9 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
 	s.api = &api{engine: engine, cache: cache, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
 		clients: s.nbd.Stats, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}
+	if l.http != nil {
+		s.o.HTTP = l.http.Addr().String() // port 0 has become one
+	}
 	for _, nl := range l.nbd {
 		s.wg.Go(func() {
 			if err := s.nbd.Serve(nl); !errors.Is(err, nbd.ErrServerClosed) {
@@ -273,6 +281,19 @@ func (s *server) self(addresses []Address) control.Daemon {
 		}
 	}
 	return d
+}
+
+// checkStdio refuses to serve an export that does not exist.
+func (s *server) checkStdio() error {
+	if s.o.Stdio == "" {
+		return nil
+	}
+	e, err := s.core.volume.OpenExport(s.o.Stdio)
+	if err != nil {
+		return exportError(s.o.Stdio, err)
+	}
+	e.Close()
+	return nil
 }
 
 // serveStdio serves one client on standard input and output.

@@ -12,7 +12,8 @@ import (
 // exportSet offers a volume's exports over NBD.
 type exportSet struct {
 	volume   *striping.Volume
-	readOnly bool // all of them
+	readOnly bool   // all of them
+	only     string // the one that is offered; "": all are
 	rotates  bool
 }
 
@@ -22,7 +23,9 @@ var _ nbd.Exports = (*exportSet)(nil)
 func (s *exportSet) List() []nbd.Info {
 	var list []nbd.Info
 	for _, e := range s.volume.Exports() {
-		list = append(list, s.info(e.Name, e.ReadOnly))
+		if s.only == "" || s.only == e.Name {
+			list = append(list, s.info(e.Name, e.ReadOnly))
+		}
 	}
 	return list
 }
@@ -33,6 +36,11 @@ func (s *exportSet) info(name string, readOnly bool) nbd.Info {
 
 // Open implements nbd.Exports. The default export is the only one there is, if there is one.
 func (s *exportSet) Open(name string) (nbd.Export, nbd.Info, func(), error) {
+	if s.only != "" && (name == "" || name == s.only) {
+		name = s.only
+	} else if s.only != "" {
+		return nil, nbd.Info{}, nil, fmt.Errorf("%w: only %s is served here", nbd.ErrNoExport, s.only)
+	}
 	if name == "" {
 		if all := s.volume.Exports(); len(all) == 1 {
 			name = all[0].Name
