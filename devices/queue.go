@@ -1,0 +1,307 @@
+package devices
+
+import "time"
+
+const (
+	// maxIdleWorkers bounds the workers kept for later; more are started under load.
+	maxIdleWorkers = 16
+	// maxRotational bounds the operations in a spinning disk: enough to sort by.
+	maxRotational = 16
+	// writeShare: a waiting write goes before reads once they have taken this many times its own
+	// service time since the last write.
+	writeShare = 4.0
+)
+
+// requestList is a doubly linked list through the requests themselves.
+type requestList struct {
+	head, tail *Request
+	n          int
+}
+
+func (l *requestList) push(r *Request) {
+	r.list, r.prev, r.next = l, l.tail, nil
+	if l.tail != nil {
+		l.tail.next = r
+	} else {
+		l.head = r
+	}
+	l.tail = r
+	l.n++
+}
+
+func (l *requestList) remove(r *Request) {
+	if r.prev != nil {
+		r.prev.next = r.next
+	} else {
+		l.head = r.next
+	}
+	if r.next != nil {
+		r.next.prev = r.prev
+	} else {
+		l.tail = r.prev
+	}
+	r.list, r.prev, r.next = nil, nil, nil
+	l.n--
+}
+
+// worker is a goroutine that carries out requests; next is handed to it while it is idle.
+type worker struct {
+	next chan *Request // capacity 1
+}
+
+// measured reports whether the model knows about such a request.
+func (r *Request) measured() bool { return r.Kind == Read || r.Kind == Write }
+
+// countLocked takes r into the backlog. Background requests count from their start only: what
+// comes from the foreground does not wait for those in the queue.
+func (d *Device) countLocked(r *Request, now time.Duration) {
+	if !r.measured() {
+		return
+	}
+	d.model.queue(r.pattern, r.size)
+	d.model.end = r.Off + r.size
+	if d.outstanding == 0 {
+		d.busySince = now
+	}
+	d.outstanding++
+}
+
+func (d *Device) uncountLocked(r *Request, now time.Duration) {
+	if !r.measured() {
+		return
+	}
+	d.model.unqueue(r.pattern, r.size)
+	d.outstanding--
+	if d.outstanding == 0 {
+		d.busy += now - d.busySince
+	}
+}
+
+func (d *Device) enqueueLocked(r *Request, now time.Duration) {
+	r.pattern = d.model.patternOf(r.Kind, r.Off)
+	switch {
+	case r.Class == Background:
+		if d.background.n == 0 {
+			d.floorAt = max(d.floorAt, now+d.floorGap(r))
+		}
+		d.background.push(r)
+		return
+	case r.Kind == Read:
+		d.reads.push(r)
+	default:
+		d.writes.push(r)
+	}
+	d.countLocked(r, now)
+}
+
+func (d *Device) unqueueLocked(r *Request, now time.Duration) {
+	r.list.remove(r)
+	if r.Class != Background {
+		d.uncountLocked(r, now)
+	}
+}
+
+// emptyQueueLocked takes out all that waits but syncs, to be answered.
+func (d *Device) emptyQueueLocked(now time.Duration) []*Request {
+	var gone []*Request
+	for _, l := range []*requestList{&d.reads, &d.writes, &d.background} {
+		for l.head != nil {
+			r := l.head
+			d.unqueueLocked(r, now)
+			r.state, r.answered = requestReturned, true
+			gone = append(gone, r)
+		}
+	}
+	return gone
+}
+
+// floorGap is the least time between two background requests that start beside foreground ones.
+func (d *Device) floorGap(r *Request) time.Duration {
+	if d.opts.BackgroundFloor < 0 {
+		return 1 << 62
+	}
+	return seconds(d.model.service(r.pattern, r.size) / d.opts.BackgroundFloor)
+}
+
+// roomLocked tells whether the disk may get one more foreground request.
+func (d *Device) roomLocked() bool {
+	if d.inDisk >= d.opts.MaxWorkers {
+		return false
+	}
+	if d.flight.n < 2 {
+		return true
+	}
+	if d.opts.Rotational && d.flight.n >= maxRotational {
+		return false
+	}
+	return d.model.work(&d.flightOps, &d.flightBytes) < d.opts.TargetLatency.Seconds()
+}
+
+// pickLocked takes the request that may start now out of the queue, nil if there is none.
+func (d *Device) pickLocked(now time.Duration) *Request {
+	if d.failed != nil || d.closed {
+		return nil
+	}
+	waiting := d.reads.n + d.writes.n
+	if b := d.background.head; b != nil && d.flightBackground == 0 && d.inDisk < d.opts.MaxWorkers {
+		if (waiting == 0 && d.flight.n == 0) || now >= d.floorAt {
+			d.background.remove(b)
+			return b
+		}
+	}
+	if waiting == 0 || !d.roomLocked() {
+		return nil
+	}
+	r, w := d.reads.head, d.writes.head
+	if r != nil && w != nil {
+		if d.readCredit >= writeShare*d.model.service(w.pattern, w.size) {
+			r = nil
+		} else {
+			d.readCredit += d.model.service(r.pattern, r.size)
+		}
+	}
+	if r != nil {
+		d.reads.remove(r)
+		return r
+	}
+	d.readCredit = 0
+	d.writes.remove(w)
+	return w
+}
+
+// startLocked puts r into the disk's hands.
+func (d *Device) startLocked(r *Request, now time.Duration) {
+	r.state = requestInDisk
+	r.dispatched = now
+	d.inDisk++
+	d.flight.push(r)
+	if r.Class == Background {
+		d.countLocked(r, now)
+		d.flightBackground++
+		d.floorAt = now + d.floorGap(r)
+	}
+	if r.measured() {
+		d.flightOps[r.pattern]++
+		d.flightBytes[r.pattern] += r.size
+	}
+}
+
+// dispatchLocked starts what may start.
+func (d *Device) dispatchLocked(now time.Duration) {
+	for {
+		r := d.pickLocked(now)
+		if r == nil {
+			return
+		}
+		d.startLocked(r, now)
+		if n := len(d.idle); n > 0 {
+			w := d.idle[n-1]
+			d.idle = d.idle[:n-1]
+			w.next <- r
+			continue
+		}
+		d.routines.Add(1)
+		go d.work(r)
+	}
+}
+
+// work is a worker goroutine: it ends when there are idle ones enough, or at Close.
+func (d *Device) work(r *Request) {
+	defer d.routines.Done()
+	w := &worker{next: make(chan *Request, 1)}
+	for {
+		_ = d.complete(r, d.carryOut(r)) // told to r.Done
+		now := d.now()
+		d.mu.Lock()
+		if r = d.pickLocked(now); r != nil {
+			d.startLocked(r, now)
+			d.mu.Unlock()
+			continue
+		}
+		if d.closed || len(d.idle) >= maxIdleWorkers {
+			d.mu.Unlock()
+			return
+		}
+		d.idle = append(d.idle, w)
+		d.mu.Unlock()
+		var ok bool
+		if r, ok = <-w.next; !ok {
+			return
+		}
+	}
+}
+
+// complete takes r back from the disk: it measures, starts what may start now, and calls back.
+func (d *Device) complete(r *Request, err error) error {
+	now := d.now()
+	latency := now - r.dispatched
+	err = d.wrap(r, err)
+
+	d.mu.Lock()
+	d.flight.remove(r)
+	d.inDisk--
+	d.lastProgress = now
+	if r.Class == Background {
+		d.flightBackground--
+	}
+	if r.measured() {
+		d.flightOps[r.pattern]--
+		d.flightBytes[r.pattern] -= r.size
+		if r.Kind == Write && err == nil {
+			d.syncs.written++
+		}
+		d.model.complete(now, r.dispatched, r.pattern, r.size, r.probe, err == nil)
+		d.uncountLocked(r, now)
+	}
+	answered, answering := r.answered, r.answering
+	r.answered = true
+	r.returnDue = answering
+	r.state = requestReturned
+	if d.closed && d.inDisk == 0 && d.drained != nil {
+		close(d.drained)
+		d.drained = nil
+	}
+	d.dispatchLocked(now)
+	d.mu.Unlock()
+
+	d.stats.count(r, latency, err)
+	if !answered && !r.inline {
+		d.answer(r, err)
+	}
+	if !answering {
+		d.returned(r)
+	}
+	d.left()
+	return err
+}
+
+// oldestLocked finds the operation that is longest in the disk, among those the model knows.
+func (d *Device) oldestLocked() (oldest, bool) {
+	for r := d.flight.head; r != nil; r = r.next {
+		if r.measured() {
+			return oldest{r.dispatched, r.pattern, r.size}, true
+		}
+	}
+	return oldest{}, false
+}
+
+func (d *Device) backlogLocked(now time.Duration) float64 {
+	if o, ok := d.oldestLocked(); ok {
+		return d.model.backlog(now, &o)
+	}
+	return d.model.backlog(now, nil)
+}
+
+// overdueLocked tells whether the disk has made no progress for much longer than it should need.
+func (d *Device) overdueLocked(now time.Duration) bool {
+	o, ok := d.oldestLocked()
+	if !ok {
+		return false
+	}
+	slack := 2e-3
+	if d.opts.Rotational {
+		slack = 10e-3
+	}
+	e, h := d.model.stalled(now, o)
+	return e > max(2*h, h+slack)
+}

@@ -1,0 +1,99 @@
+package devices
+
+import "time"
+
+// The watchdog answers what is past its deadline. One goroutine per device sleeps until the
+// earliest deadline it knows of. Deadlines mostly grow from one request to the next, so a
+// request that is dispatched while the watchdog sleeps needs no more than a comparison; a wake
+// that finds nothing late is rare and cheap.
+
+// watchLocked makes sure that the watchdog looks when r may be late.
+func (d *Device) watchLocked(r *Request, now time.Duration) {
+	at := now + r.timeout
+	if d.wakeAt != 0 && d.wakeAt <= at {
+		return
+	}
+	d.wakeAt = at
+	if !d.watching {
+		d.watching = true
+		d.routines.Add(1)
+		go d.watch()
+		return
+	}
+	select {
+	case d.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (d *Device) watch() {
+	defer d.routines.Done()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if at := d.expire(false); at != 0 {
+			timer.Reset(max(at-d.now(), time.Microsecond))
+		} else {
+			timer.Stop()
+		}
+		select {
+		case <-timer.C:
+		case <-d.kick:
+		case <-d.stop:
+			return
+		}
+	}
+}
+
+// expire answers what is late, or all that is in the disk, and returns when to look again; 0
+// means not before the next request.
+func (d *Device) expire(all bool) time.Duration {
+	now := d.now()
+	var gone, held []*Request
+	var at time.Duration
+	soonest := func(t time.Duration) {
+		if at == 0 || t < at {
+			at = t
+		}
+	}
+	d.mu.Lock()
+	inDisk := func(l *requestList) {
+		for r := l.head; r != nil; r = r.next {
+			switch deadline := r.dispatched + r.timeout; {
+			case r.answered || r.inline:
+			case all || deadline <= now:
+				held = append(held, r.hold())
+			default:
+				soonest(deadline)
+			}
+		}
+	}
+	inDisk(&d.flight)
+	if d.syncs.running != nil {
+		inDisk(&d.syncs.running.requests)
+	}
+	for _, l := range []*requestList{&d.reads, &d.writes, &d.background, &d.syncs.next} {
+		for r := l.head; r != nil; {
+			next := r.next
+			deadline := r.submitted + r.timeout
+			if l != &d.syncs.next { // those wait for a sync, not for any progress
+				deadline = max(r.submitted, d.lastProgress) + r.timeout
+			}
+			if deadline <= now {
+				d.unqueueLocked(r, now)
+				r.state, r.answered = requestReturned, true
+				gone = append(gone, r)
+			} else {
+				soonest(deadline)
+			}
+			r = next
+		}
+	}
+	d.wakeAt = at
+	d.mu.Unlock()
+	if len(gone)+len(held) > 0 {
+		d.stats.timeouts.Add(uint64(len(gone) + len(held)))
+		d.answerAll(gone, held, ErrTimeout)
+	}
+	return at
+}

@@ -1,0 +1,236 @@
+package balance
+
+import (
+	"errors"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ballast/devices"
+	"ballast/striping/policy"
+)
+
+var (
+	// ErrNoSpace is given to writes that would need space which the asked number of copies
+	// cannot use.
+	ErrNoSpace = errors.New("no space for that many copies")
+	// ErrNoDevice is given to writes when no device takes data, and to reads when none of the
+	// devices that hold the range is left.
+	ErrNoDevice = errors.New("no device left")
+	// ErrClosed is given to requests after Close.
+	ErrClosed = errors.New("balancer is closed")
+)
+
+// Space is where slots come from: the engine's allocators. Its methods are called with no lock
+// of the balancer held.
+type Space interface {
+	// Reserve takes size bytes, a multiple of 4 KiB, of a device.
+	Reserve(id devices.ID, size int64) (off int64, ok bool)
+	// Release gives back a slot that was never published.
+	Release(id devices.ID, off, size int64)
+	// Usage is what is taken of a device, and what there is in all, in bytes.
+	Usage(id devices.ID) (used, capacity int64)
+}
+
+// Member is one device of a volume.
+type Member struct {
+	Device *devices.Device
+	Domain string // failure domain; "" is the device itself
+}
+
+// Options of a Balancer. Copies and Space must be set.
+type Options struct {
+	Copies int
+	Space  Space
+	Seed   uint64 // breaks ties
+	// Reserved is how many logical bytes have been promised to clients but are not placed yet;
+	// that much stays placeable. Nil means all that fits.
+	Reserved func() int64
+	// NoHedges has nothing done twice because it is late; for measurements.
+	NoHedges bool
+	// OnError is told of each error of a device, timeouts included. It may be nil.
+	OnError func(id devices.ID, err error)
+}
+
+// Balancer places writes and directs reads.
+type Balancer struct {
+	opts    Options
+	members []*member
+	byID    map[devices.ID]*member
+	epoch   time.Time
+	timers  *timers
+
+	waiting atomic.Int64 // len(queue)
+
+	mu      sync.Mutex
+	closed  bool
+	queue   []*write // in order of arrival; the first is placed first
+	placing bool     // one goroutine places; the others tell it to look again
+	again   bool
+	counts  Stats
+	writes  policy.Tokens
+	reads   policy.Tokens
+
+	// Used by the placing goroutine alone.
+	busyAt    time.Duration
+	busyShare float64
+	targetsAt time.Duration
+	ties      uint64
+}
+
+// member is one device. domain and the device never change.
+type member struct {
+	dev    *devices.Device
+	id     devices.ID
+	domain int
+
+	placeable, readable atomic.Bool
+	writes, writeBytes  atomic.Uint64
+	reads, readBytes    atomic.Uint64
+	next                atomic.Int64 // where the last slot taken ends
+
+	// Used by the placing goroutine alone.
+	busy   time.Duration
+	target float64
+}
+
+// New returns a balancer over members. Devices stay the caller's.
+func New(members []Member, o Options) *Balancer {
+	b := &Balancer{
+		opts:  o,
+		byID:  make(map[devices.ID]*member, len(members)),
+		epoch: time.Now(),
+		ties:  o.Seed,
+	}
+	domains := map[string]int{}
+	for i, m := range members {
+		mm := &member{dev: m.Device, id: m.Device.ID(), domain: len(members) + i}
+		if m.Domain != "" {
+			if _, ok := domains[m.Domain]; !ok {
+				domains[m.Domain] = len(domains)
+			}
+			mm.domain = domains[m.Domain]
+		}
+		mm.placeable.Store(true)
+		mm.readable.Store(true)
+		b.members = append(b.members, mm)
+		b.byID[mm.id] = mm
+	}
+	b.targetsAt = math.MinInt64
+	b.timers = newTimers(b.epoch)
+	for _, m := range b.members {
+		m.dev.OnComplete(b.place)
+	}
+	return b
+}
+
+// Close ends the balancer's goroutines and answers writes that wait for room with ErrClosed.
+// What the devices already have is completed by them.
+func (b *Balancer) Close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.place() // ends what waits
+	b.timers.close()
+}
+
+func (b *Balancer) now() time.Duration { return time.Since(b.epoch) }
+
+// SetPlaceable says whether a device takes new chunks. One that is draining, slow or failed
+// should not; the space on it does not count then.
+func (b *Balancer) SetPlaceable(id devices.ID, ok bool) {
+	if m := b.byID[id]; m != nil {
+		m.placeable.Store(ok)
+		b.place()
+	}
+}
+
+// SetReadable says whether a device serves reads while other copies can.
+func (b *Balancer) SetReadable(id devices.ID, ok bool) {
+	if m := b.byID[id]; m != nil {
+		m.readable.Store(ok)
+	}
+}
+
+func (b *Balancer) fail(id devices.ID, err error) {
+	if b.opts.OnError != nil {
+		b.opts.OnError(id, err)
+	}
+}
+
+// candidates reads the load of all devices for a write of size bytes.
+func (b *Balancer) candidates(size int64) []policy.Candidate {
+	cands := make([]policy.Candidate, len(b.members))
+	for i, m := range b.members {
+		f := m.dev.Forecast(devices.Write, m.next.Load(), size)
+		c := &cands[i]
+		*c = policy.Candidate{
+			Expect:      f.Expect,
+			Backlog:     f.Backlog,
+			Outstanding: f.Outstanding,
+			Idle:        f.Idle,
+			Domain:      m.domain,
+			Barred:      f.Failed || !m.placeable.Load(),
+		}
+		used, capacity := b.opts.Space.Usage(m.id)
+		c.Used, c.Free = used, max(0, capacity-used)
+	}
+	return cands
+}
+
+// commonCause reports whether most devices are overdue.
+func (b *Balancer) commonCause() bool {
+	overdue, n := 0, 0
+	for _, m := range b.members {
+		f := m.dev.Forecast(devices.Read, 0, 0)
+		if f.Failed {
+			continue
+		}
+		n++
+		if f.Overdue {
+			overdue++
+		}
+	}
+	return policy.CommonCause(overdue, n)
+}
+
+// Stats is what a balancer has done.
+type Stats struct {
+	Placements   uint64 // writes that were given to devices
+	Waiting      int    // writes that wait for room now
+	Replacements uint64 // overdue copies of writes that were written elsewhere as well
+	Rewrites     uint64 // copies of writes that failed and were written elsewhere
+	Short        uint64 // writes that got fewer copies than asked for
+	Hedges       uint64 // reads that were tried a second time because the first was late
+	Redirects    uint64 // reads that failed and were tried on another copy
+	WriteTokens  float64
+	ReadTokens   float64
+	Shares       []Share
+}
+
+// Share is what one device was given.
+type Share struct {
+	Device             devices.ID
+	Writes, WriteBytes uint64
+	Reads, ReadBytes   uint64
+	Target             float64 // of all copies
+}
+
+// Stats returns the balancer's counters.
+func (b *Balancer) Stats() Stats {
+	now := b.now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.counts
+	s.Waiting = len(b.queue)
+	s.WriteTokens, s.ReadTokens = b.writes.Left(now), b.reads.Left(now)
+	for _, m := range b.members {
+		s.Shares = append(s.Shares, Share{
+			Device: m.id,
+			Writes: m.writes.Load(), WriteBytes: m.writeBytes.Load(),
+			Reads: m.reads.Load(), ReadBytes: m.readBytes.Load(),
+		})
+	}
+	return s
+}
