@@ -59,7 +59,8 @@ type Request struct {
 	returnDue             bool // the disk let go meanwhile: whoever answers calls Returned
 	inline                bool // a caller of Do is in the disk itself and cannot be answered early
 	probe                 bool
-	list                  *requestList // it is in this one
+	after, entered        chan struct{} // a spinning disk gets its operations in order: see startLocked
+	list                  *requestList  // it is in this one
 	prev, next            *Request
 }
 
@@ -182,6 +183,7 @@ type Device struct {
 	outstanding               int           // reads and writes queued or in the disk
 	syncs                     syncState
 	idle                      []*worker
+	entered                   chan struct{} // closed when the last operation enters a spinning disk
 	wakeAt                    time.Duration // the watchdog looks again then; 0: it sleeps
 	watching                  bool          // the watchdog runs
 	probing                   bool          // StartProbes was called
@@ -305,6 +307,12 @@ func (d *Device) inlineLocked(r *Request, size int64, now time.Duration) bool {
 
 // carryOut does what r asks for. It is called without the lock.
 func (d *Device) carryOut(r *Request) error {
+	if r.entered != nil {
+		if r.after != nil {
+			<-r.after
+		}
+		close(r.entered)
+	}
 	var n int
 	var err error
 	switch r.Kind {

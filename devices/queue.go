@@ -169,12 +169,18 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	return w
 }
 
-// startLocked puts r into the disk's hands.
+// startLocked puts r into the disk's hands. Goroutines that start at one time run in any order; a
+// spinning disk that gets the parts of a stream in another one may lose a turn for each. So
+// each operation waits until the one before it is about to enter the disk.
 func (d *Device) startLocked(r *Request, now time.Duration) {
 	r.state = requestInDisk
 	r.dispatched = now
 	d.inDisk++
 	d.flight.push(r)
+	if d.opts.Rotational {
+		r.after, r.entered = d.entered, make(chan struct{})
+		d.entered = r.entered
+	}
 	if r.Class == Background {
 		d.countLocked(r, now)
 		d.flightBackground++

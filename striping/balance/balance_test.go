@@ -379,6 +379,7 @@ func TestPreferredDevices(t *testing.T) {
 			all = append(all, r.write(prefer))
 		}
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		elsewhere := 0
 		for _, o := range all {
 			for _, p := range o.placed {
