@@ -175,6 +175,8 @@ type Device struct {
 	flightOps                 [patterns]int
 	flightBytes               [patterns]int64
 	flightBackground          int
+	backgroundOps             [patterns]int // waiting ones
+	backgroundBytes           [patterns]int64
 	readCredit                float64       // seconds of reads dispatched past a waiting write
 	floorAt                   time.Duration // a background request may start from then on
 	lastProgress              time.Duration // last completion of any kind
@@ -413,6 +415,8 @@ type Load struct {
 	Outstanding int           // own operations queued or dispatched
 	Idle        bool          // nothing queued or dispatched
 	Overdue     bool          // the oldest operation in flight takes longer than expected
+	Background  time.Duration // expected time that background requests in the queue take, not in Backlog
+	Waiting     int           // background requests in the queue, not in Outstanding
 	Busy        time.Duration // time with own operations queued or dispatched, since NewDevice
 	Stalled     time.Duration // time without any completion while operations were in the disk, up to now
 }
@@ -448,6 +452,8 @@ func (d *Device) loadLocked(now time.Duration) Load {
 		Outstanding: d.outstanding,
 		Idle:        d.outstanding == 0,
 		Overdue:     d.overdueLocked(now),
+		Background:  seconds(d.model.work(&d.backgroundOps, &d.backgroundBytes)),
+		Waiting:     d.background.n,
 		Busy:        d.busy,
 	}
 	if d.outstanding > 0 {

@@ -85,6 +85,10 @@ func (d *Device) enqueueLocked(r *Request, now time.Duration) {
 			d.floorAt = max(d.floorAt, now+d.floorGap(r))
 		}
 		d.background.push(r)
+		if r.measured() {
+			d.backgroundOps[r.pattern]++
+			d.backgroundBytes[r.pattern] += r.size
+		}
 		return
 	case r.Kind == Read:
 		d.reads.push(r)
@@ -95,9 +99,19 @@ func (d *Device) enqueueLocked(r *Request, now time.Duration) {
 }
 
 func (d *Device) unqueueLocked(r *Request, now time.Duration) {
+	if r.list == &d.background {
+		d.takeBackgroundLocked(r)
+		return
+	}
 	r.list.remove(r)
-	if r.Class != Background {
-		d.uncountLocked(r, now)
+	d.uncountLocked(r, now)
+}
+
+func (d *Device) takeBackgroundLocked(r *Request) {
+	d.background.remove(r)
+	if r.measured() {
+		d.backgroundOps[r.pattern]--
+		d.backgroundBytes[r.pattern] -= r.size
 	}
 }
 
@@ -145,7 +159,7 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	waiting := d.reads.n + d.writes.n
 	if b := d.background.head; b != nil && d.flightBackground == 0 && d.inDisk < d.opts.MaxWorkers {
 		if (waiting == 0 && d.flight.n == 0) || now >= d.floorAt {
-			d.background.remove(b)
+			d.takeBackgroundLocked(b)
 			return b
 		}
 	}
