@@ -29,6 +29,21 @@ func TestSimdisk(t *testing.T) {
 	devicetest.Run(t, always(func() devices.Disk { return simdisk.New(simdisk.Options{Size: devicetest.MinSize}) }))
 }
 
+// TestSimdiskAfterPowerCut: what was synced is there when the power is cut before opening again.
+func TestSimdiskAfterPowerCut(t *testing.T) {
+	devicetest.Run(t, func(*testing.T) (devicetest.Opener, bool) {
+		var d *simdisk.Disk
+		return func(*testing.T) devices.Disk {
+			if d == nil {
+				d = simdisk.New(simdisk.Options{Size: devicetest.MinSize})
+			} else {
+				d = d.Crash(nil, simdisk.KeepNone)
+			}
+			return d
+		}, true
+	})
+}
+
 func TestSimdiskWithTiming(t *testing.T) {
 	devicetest.Run(t, always(func() devices.Disk {
 		return simdisk.New(simdisk.Options{Size: devicetest.MinSize, CacheSize: 1 << 20, Timing: simdisk.SSD(8e9, 8e9)})

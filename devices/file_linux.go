@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -97,7 +98,10 @@ func open(path string, opts FileOptions) (*File, error) {
 // openDirect opens f.path with O_DIRECT if it may and can.
 func (f *File) openDirect(flags int) error {
 	try := func(flags int) (err error) {
-		f.fd, err = retryInt(func() (int, error) { return unix.Open(f.path, flags, 0) })
+		err = whileBusy(unix.EBUSY, func() (err error) {
+			f.fd, err = retryInt(func() (int, error) { return unix.Open(f.path, flags, 0) })
+			return err
+		})
 		if errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("%w: it is mounted or part of another device", ErrBusy)
 		}
@@ -151,9 +155,11 @@ func (f *File) prepare(before *unix.Stat_t) error {
 	if err := unix.SetNonblock(f.fd, false); err != nil {
 		return err
 	}
-	err := retry(func() error { return unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB) })
+	err := whileBusy(unix.EWOULDBLOCK, func() error {
+		return retry(func() error { return unix.Flock(f.fd, unix.LOCK_EX|unix.LOCK_NB) })
+	})
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("%w: another process has it open", ErrBusy)
+		return fmt.Errorf("%w: %s", ErrBusy, lockedBy(&st))
 	}
 	if err != nil {
 		return err
@@ -416,6 +422,18 @@ func (f *File) Discard(off, size int64) error {
 		return nil
 	}
 	return err
+}
+
+// whileBusy tries again for a short time while fn returns busy: udev locks a disk while it looks
+// at it, and so does Inspect.
+func whileBusy(busy error, fn func() error) error {
+	const tries, pause = 30, 10 * time.Millisecond
+	for i := 1; ; i++ {
+		if err := fn(); i == tries || !errors.Is(err, busy) {
+			return err
+		}
+		time.Sleep(pause)
+	}
 }
 
 func retry(fn func() error) error {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -291,4 +292,12 @@ func TestDiskNameAndRotational(t *testing.T) {
 	m := openFile(t, sparse(t, memoryDir(t), 1<<20), devices.FileOptions{})
 	require.Empty(t, m.DiskName())
 	require.False(t, m.Rotational())
+}
+
+func swapCall(call uintptr, path *byte) error {
+	_, _, errno := unix.Syscall(call, uintptr(unsafe.Pointer(path)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

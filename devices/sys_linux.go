@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/procfs/blockdevice"
@@ -104,3 +105,32 @@ func unescape(s string) string {
 }
 
 func isOctal(c byte) bool { return c >= '0' && c <= '7' }
+
+// lockedBy says who has locked the file or device node with flock, as far as can be seen.
+func lockedBy(st *unix.Stat_t) string {
+	text, _ := os.ReadFile("/proc/locks")
+	pid := lockHolder(string(text), st)
+	if pid <= 0 {
+		return "locked by another process"
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return fmt.Sprintf("locked by process %d", pid)
+	}
+	return fmt.Sprintf("locked by process %d (%s)", pid, strings.TrimSpace(string(name)))
+}
+
+// lockHolder finds the process in the text of /proc/locks, whose lines are
+// "1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF", the device in hexadecimal; or 0.
+func lockHolder(text string, st *unix.Stat_t) int {
+	want := fmt.Sprintf("%02x:%02x:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)), st.Ino)
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) > 5 && f[1] == "FLOCK" && f[5] == want {
+			if pid, err := strconv.Atoi(f[4]); err == nil {
+				return pid
+			}
+		}
+	}
+	return 0
+}

@@ -2,7 +2,9 @@ package devices
 
 import (
 	"io"
+	"path/filepath"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -84,4 +86,47 @@ func TestParseMounts(t *testing.T) {
 		{unix.Mkdev(98, 0), "/mnt2", "ext3", "/dev/root"},
 		{unix.Mkdev(0, 25), "/with blank\\", "tmpfs", "tm\tpfs"},
 	}, got)
+}
+
+func TestLockHolder(t *testing.T) {
+	const text = "1: POSIX  ADVISORY  WRITE 11 fe:00:77 0 EOF\n2: FLOCK  ADVISORY  WRITE 22 fe:00:77 0 EOF\n" +
+		"3: FLOCK  ADVISORY  WRITE 33 fe:01:77 0 EOF\n3: -> FLOCK  ADVISORY  WRITE 44 fe:02:77 0 EOF\nbad\n"
+	for minor, want := range []int{22, 33, 0, 0} {
+		require.Equal(t, want, lockHolder(text, &unix.Stat_t{Dev: unix.Mkdev(0xfe, uint32(minor)), Ino: 77}))
+	}
+	require.Zero(t, lockHolder("", &unix.Stat_t{}))
+}
+
+func TestWhileBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		require.NoError(t, whileBusy(unix.EBUSY, func() error {
+			if calls++; calls < 5 {
+				return unix.EBUSY
+			}
+			return nil
+		}))
+		require.Equal(t, 5, calls)
+		calls = 0
+		require.Equal(t, unix.EIO, whileBusy(unix.EBUSY, func() error { calls++; return unix.EIO }))
+		require.Equal(t, 1, calls)
+		require.Equal(t, unix.EBUSY, whileBusy(unix.EBUSY, func() error { calls++; return unix.EBUSY }))
+		require.Equal(t, 31, calls)
+	})
+}
+
+func BenchmarkFileRead4K(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "disk")
+	require.NoError(b, CreateFile(path, 1<<20))
+	f, err := Open(path, FileOptions{Buffered: true})
+	require.NoError(b, err)
+	defer f.Close()
+	p := AlignedBytes(BlockSize)
+	b.SetBytes(BlockSize)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := f.ReadAt(p, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -71,6 +71,8 @@ type Journal interface {
 	// Scan calls fn for all committed records of a space in key order, as they were at one
 	// moment. The value is valid only during the call. An error of fn ends the scan and is returned.
 	Scan(space Space, fn func(key Key, value []byte) error) error
+	// ScanFrom is Scan for the records of from's space with keys of at least from.
+	ScanFrom(from Key, fn func(key Key, value []byte) error) error
 	// State returns the last committed sequence number, and the count and digest of all records.
 	State() State
 	// Close ends the journal; what was committed stays.

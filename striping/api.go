@@ -12,6 +12,8 @@ import (
 type Member struct {
 	Record journal.Device  // as journaled
 	Device *devices.Device // nil when it is missing
+	// DataOff and DataSize are the area for slots, in bytes; also of a missing device.
+	DataOff, DataSize int64
 	// WriteLabel stores the volume's anchor and membership on the device; nil for simulated ones.
 	WriteLabel func(epoch uint64, s journal.State) error
 }
@@ -106,6 +108,15 @@ var (
 	ErrNotExist = errors.New("no such export")
 	// ErrBusy is returned when an export that clients hold open is to be removed.
 	ErrBusy = errors.New("export is in use")
+	// ErrRemoved is returned by requests to an export that was removed while open.
+	ErrRemoved = errors.New("export was removed")
+	// ErrRange is returned by requests beyond the end of an export.
+	ErrRange = errors.New("beyond the end")
+	// ErrLost is returned by flushes while data that was acknowledged before could not be made
+	// durable, and by reads of it.
+	ErrLost = errors.New("written data could not be made durable")
+	// ErrNotFast is returned by WriteZeroes with fast set when it would take as long as writing.
+	ErrNotFast = errors.New("not faster than writing zeros")
 	// ErrUnreadable is returned by reads of blocks of which no copy passes its check.
 	ErrUnreadable = errors.New("no good copy")
 )

@@ -134,8 +134,8 @@ func (d *Disk) writesLocked() []Write {
 // Crash returns the disk as it comes back from a power cut now: the durable blocks, with the
 // pending writes that policy lets through. It has the same options, an empty fault table and
 // nothing pending. Damage to the media stays. The disk itself goes on as if nothing had
-// happened, so that many outcomes of one moment can be looked at. rng may be nil for policies
-// that need none.
+// happened, so that many outcomes of one moment can be looked at; a closed disk may crash too,
+// and with KeepAll that is opening it again. rng may be nil for policies that need none.
 func (d *Disk) Crash(rng *rand.Rand, policy Policy) *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()

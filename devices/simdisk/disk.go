@@ -345,7 +345,11 @@ func (d *Disk) settleLocked(which func(*entry) bool) {
 		e.settle(d.durable)
 	}
 	d.pending, d.bytes = left, 0
-	clear(d.cached)
+	if len(d.cached) > 1024 {
+		d.cached = map[int64][]byte{} // clearing costs what the map has ever held
+	} else {
+		clear(d.cached)
+	}
 	for _, e := range left {
 		e.apply(d.cached)
 		d.bytes += e.size

@@ -1,0 +1,321 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// Badger flushes once per transaction, not per group of them. So all commits go through one
+// goroutine: while it commits a group, callers queue, and all that queued, up to the limits of one
+// batch, is the next group. Under load a group grows until the flush is paid for; alone a batch
+// waits for nobody.
+
+// pending is a batch in the queue.
+type pending struct {
+	batch *Batch
+	bytes int
+	done  chan error // has room for the one result
+}
+
+// Commit is as in Journal. It returns ErrTooBig beyond the limits of a batch, ErrFull while the
+// file system is too full for this batch (nothing was committed), the context's error if it ended
+// while b was queued (nothing was committed) and ErrUnsettled beside it if it ended later. None
+// of these is final. Once Commit has returned, unless with ErrUnsettled, the values' memory is
+// the caller's again.
+func (s *Store) Commit(ctx context.Context, b *Batch) error {
+	if err := b.Check(); err != nil {
+		return err
+	}
+	p := &pending{batch: b, bytes: b.Bytes(), done: make(chan error, 1)}
+	s.mu.Lock()
+	var err error
+	switch {
+	case s.closed:
+		err = ErrClosed
+	case s.dead != nil:
+		err = s.dead
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case len(b.Ops) > 0:
+		s.queue = append(s.queue, p)
+		s.mu.Unlock()
+		return s.await(ctx, p)
+	}
+	s.mu.Unlock()
+	return err
+}
+
+func (s *Store) await(ctx context.Context, p *pending) error {
+	s.wake()
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	i := slices.Index(s.queue, p)
+	if i >= 0 {
+		s.queue = slices.Delete(s.queue, i, i+1)
+	}
+	s.mu.Unlock()
+	if i >= 0 {
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-p.done:
+		return err
+	default:
+		return fmt.Errorf("%w: %w", ErrUnsettled, context.Cause(ctx))
+	}
+}
+
+func (s *Store) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// commitLoop commits groups until the store is closed and the queue is empty.
+func (s *Store) commitLoop() {
+	defer close(s.stopped)
+	for {
+		group, closed := s.take()
+		if len(group) > 0 {
+			s.commitGroup(group)
+			continue
+		}
+		if closed {
+			return
+		}
+		<-s.kick
+	}
+}
+
+// take returns the next group: the front of the queue within the limits of one batch.
+func (s *Store) take() (group []*pending, closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ops, bytes := 0, 0, 0
+	for _, p := range s.queue {
+		ops += len(p.batch.Ops)
+		bytes += p.bytes
+		if n > 0 && (ops > MaxBatchOps || bytes > MaxBatchBytes) {
+			break
+		}
+		n++
+	}
+	group = slices.Clone(s.queue[:n])
+	s.queue = slices.Delete(s.queue, 0, n)
+	return group, s.closed
+}
+
+// commitGroup commits a group and tells its callers.
+func (s *Store) commitGroup(group []*pending) {
+	start := time.Now()
+	s.mu.Lock()
+	dead, before := s.dead, s.state
+	s.mu.Unlock()
+	if dead == nil {
+		g := newGroupTxn(s, before)
+		err := g.run(group)
+		g.txn.Discard()
+		if err != nil {
+			s.die(err)
+		}
+		s.noteSpace()
+		s.mu.Lock()
+		dead = s.dead // also if Badger tripped the wire meanwhile: then nobody knows
+		if dead == nil && len(g.taken) > 0 {
+			s.state = g.after
+			s.stats.count(len(g.taken), g.ops, g.bytes, time.Since(start))
+		}
+		s.stats.Refused += uint64(len(g.refused))
+		s.mu.Unlock()
+		if dead == nil {
+			for _, p := range g.refused {
+				p.done <- fmt.Errorf("%w: %s has %d MiB free", ErrFull, s.dir, s.space.free>>20)
+			}
+			group = g.taken
+		}
+	}
+	for _, p := range group {
+		p.done <- dead
+	}
+}
+
+func (s *Store) noteSpace() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.DiskBytes, s.stats.FreeBytes, s.stats.BallastBytes = s.space.store, s.space.free, s.space.ballast
+}
+
+// groupTxn is the transaction of one group. It knows of each key it touched whether there is a
+// record now, and its hash, because state sums over these.
+type groupTxn struct {
+	s          *Store
+	txn        *badger.Txn
+	known      map[Key]held
+	after      State
+	taken      []*pending
+	refused    []*pending
+	ops, bytes int // of taken
+}
+
+// held is what the committer knows of a key.
+type held struct {
+	there bool
+	hash  Digest // if there
+}
+
+func newGroupTxn(s *Store, before State) *groupTxn {
+	return &groupTxn{s: s, txn: s.db.NewTransaction(true), known: map[Key]held{}, after: before}
+}
+
+// run commits the batches of the group that there is room for.
+func (g *groupTxn) run(group []*pending) error {
+	room, err := g.s.space.check()
+	if err != nil {
+		return err
+	}
+	for _, p := range group {
+		ok := room == roomForAll
+		if room == roomForChanges {
+			adds, err := g.adds(p.batch)
+			if err != nil {
+				return err
+			}
+			ok = !adds
+		}
+		if !ok {
+			g.refused = append(g.refused, p)
+			continue
+		}
+		g.taken = append(g.taken, p)
+		g.ops += len(p.batch.Ops)
+		g.bytes += p.bytes
+		for i := range p.batch.Ops {
+			if err := g.apply(&p.batch.Ops[i]); err != nil {
+				return err
+			}
+		}
+	}
+	if len(g.taken) == 0 {
+		return nil
+	}
+	return g.finish()
+}
+
+// adds says whether b puts records that are not there.
+func (g *groupTxn) adds(b *Batch) (bool, error) {
+	mine := map[Key]bool{}
+	for i := range b.Ops {
+		op := &b.Ops[i]
+		there, ok := mine[op.Key]
+		if !ok {
+			h, err := g.look(op.Key)
+			if err != nil {
+				return false, err
+			}
+			there = h.there
+		}
+		if op.Value != nil && !there {
+			return true, nil
+		}
+		mine[op.Key] = op.Value != nil
+	}
+	return false, nil
+}
+
+// look returns what is at key now, within the group.
+func (g *groupTxn) look(key Key) (held, error) {
+	if h, ok := g.known[key]; ok {
+		return h, nil
+	}
+	h, ok := g.s.hashes.get(key)
+	if !ok {
+		item, err := g.txn.Get(key[:])
+		switch {
+		case err == badger.ErrKeyNotFound:
+		case err != nil:
+			return h, err
+		default:
+			h.there = true
+			if err := item.Value(func(v []byte) error {
+				h.hash = RecordDigest(key, v)
+				return nil
+			}); err != nil {
+				return h, err
+			}
+		}
+	}
+	g.known[key] = h
+	return h, nil
+}
+
+func (g *groupTxn) apply(op *Op) error {
+	old, err := g.look(op.Key)
+	if err != nil {
+		return err
+	}
+	if old.there {
+		g.after.Count--
+		g.after.Digest = g.after.Digest.Sub(old.hash)
+	}
+	if op.Value == nil {
+		g.known[op.Key] = held{}
+		if !old.there { // also spares a tombstone
+			return nil
+		}
+		return g.txn.Delete(slices.Clone(op.Key[:]))
+	}
+	h := held{true, RecordDigest(op.Key, op.Value)}
+	g.after.Count++
+	g.after.Digest = g.after.Digest.Add(h.hash)
+	g.known[op.Key] = h
+	return g.txn.Set(slices.Clone(op.Key[:]), op.Value)
+}
+
+// finish adds the journal's own record and makes the group durable.
+func (g *groupTxn) finish() error {
+	g.after.Seq++
+	own := metaKey
+	if err := g.txn.Set(own[:], (&meta{g.after, g.s.uuid}).pack()); err != nil {
+		return err
+	}
+	if err := g.s.commit(g.txn); err != nil {
+		return err
+	}
+	for key, h := range g.known {
+		g.s.hashes.put(key, h)
+	}
+	return nil
+}
+
+// hashCache keeps the hashes of keys changed lately, so that changing them again need not read
+// them: two maps, of which the older goes when the newer is full.
+type hashCache struct {
+	young, old map[Key]held
+}
+
+// hashCacheSize is the size of one of the maps; both take some 5 MiB.
+const hashCacheSize = 32 << 10
+
+func (c *hashCache) get(key Key) (held, bool) {
+	if h, ok := c.young[key]; ok {
+		return h, true
+	}
+	h, ok := c.old[key]
+	return h, ok
+}
+
+func (c *hashCache) put(key Key, h held) {
+	if c.young == nil || len(c.young) >= hashCacheSize {
+		c.old, c.young = c.young, make(map[Key]held, 64)
+	}
+	c.young[key] = h
+}

@@ -1,0 +1,44 @@
+package journal
+
+import (
+	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/sys/unix"
+)
+
+// SetCommit replaces the commit of a group's transaction; real is Badger's. Call it before the
+// first Commit.
+func (s *Store) SetCommit(f func(real func() error) error) {
+	s.commit = func(txn *badger.Txn) error { return f(txn.Commit) }
+}
+
+// SetFree makes the file system seem to have free() bytes. Call it before the first Commit.
+func (s *Store) SetFree(free func() int64) {
+	s.space.statfs = func(_ string, st *unix.Statfs_t) error {
+		*st = unix.Statfs_t{Bsize: 4096, Bavail: uint64(free() / 4096)}
+		return nil
+	}
+}
+
+// Flatten compacts everything.
+func (s *Store) Flatten() error { return s.db.Flatten(2) }
+
+// SyncWrites says whether each transaction is made durable.
+func (s *Store) SyncWrites() bool { return s.db.Opts().SyncWrites }
+
+// Log makes Badger log an error.
+func (s *Store) Log(format string, args ...any) { s.wire.Errorf(format, args...) }
+
+// The floors of free space.
+const (
+	HardFloor = hardFloor
+	OpenFloor = openFloor
+)
+
+func SoftFloor(store int64) int64 { return softFloor(store) }
+
+// Queued returns how many batches wait for the committer.
+func (s *Store) Queued() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue)
+}

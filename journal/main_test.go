@@ -1,0 +1,74 @@
+package journal_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"ballast/journal"
+)
+
+// The test binary is also the children that tests start.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case "journal-preflight":
+			os.Exit(journal.PreflightMain(os.Args[2], os.Stdout))
+		case "journal-writer":
+			os.Exit(writerMain(os.Args[2], os.Args[3]))
+		case "fake-preflight":
+			os.Exit(fakePreflightMain(os.Args[2]))
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var volume = [16]byte{1, 2, 3}
+
+// create makes a journal in a new directory.
+func create(t testing.TB) string {
+	dir := t.TempDir() + "/journal"
+	require.NoError(t, journal.Create(dir, volume))
+	return dir
+}
+
+// open opens a journal and closes it at the end of the test.
+func open(t testing.TB, dir string, anchors ...journal.State) *journal.Store {
+	s, err := journal.Open(dir, journal.Options{UUID: volume, Anchors: anchors, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// preflight is Options.Preflight by a child of the test binary.
+func preflight(t testing.TB) func(string) (journal.State, error) {
+	return func(dir string) (journal.State, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		return journal.RunPreflight(ctx, []string{executable(t), "journal-preflight"}, dir)
+	}
+}
+
+func executable(t testing.TB) string {
+	path, err := os.Executable()
+	require.NoError(t, err)
+	return path
+}
+
+// job is the key of record n in a space without a record type.
+func job(n int) journal.Key { return journal.MakeKey(journal.SpaceJob, 0, uint64(n)) }
+
+// put returns a batch of records n to m-1, all of one value.
+func put(n, m int, value string) *journal.Batch {
+	b := &journal.Batch{}
+	for ; n < m; n++ {
+		b.Put(job(n), fmt.Appendf(nil, "%s %d", value, n))
+	}
+	return b
+}

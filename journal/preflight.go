@@ -1,0 +1,140 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// Preflight opens the journal in dir, reads and checks all of it, and closes it. A zero uuid takes
+// the journal of any volume. Some damages make Badger kill the process, so it belongs into one of
+// its own: see RunPreflight.
+func Preflight(dir string, uuid [16]byte) (State, error) {
+	uuid, err := readStoreFile(dir, uuid)
+	if err != nil {
+		return State{}, err
+	}
+	s, err := open(dir, uuid, nil)
+	if err != nil {
+		return State{}, err
+	}
+	state, err := s.verify()
+	return state, errors.Join(err, s.shut())
+}
+
+// verdict is what the child of RunPreflight prints, as JSON.
+type verdict struct {
+	Seq    Seq    `json:"seq"`
+	Count  uint64 `json:"count"`
+	Digest Digest `json:"digest"`
+	Error  string `json:"error,omitempty"`
+	Kind   string `json:"kind,omitempty"` // which of verdictKinds the error is
+}
+
+// verdictStart is the child's first line: a child that dies after it died of the journal.
+const verdictStart = `"ballast journal preflight"`
+
+// verdictKinds are the errors that survive the way through the child's output.
+var verdictKinds = map[string]error{
+	"corrupt": ErrCorrupt, "version": ErrVersion, "foreign": ErrForeign, "busy": ErrBusy, "full": ErrFull,
+}
+
+// PreflightMain is the child's part of RunPreflight: it verifies the journal in dir, prints the
+// verdict to stdout, and returns the exit code.
+func PreflightMain(dir string, stdout io.Writer) int {
+	if _, err := fmt.Fprintln(stdout, verdictStart); err != nil {
+		return 1
+	}
+	state, err := Preflight(dir, [16]byte{})
+	v := verdict{Seq: state.Seq, Count: state.Count, Digest: state.Digest}
+	if err != nil {
+		v.Error = err.Error()
+		for _, kind := range []string{"version", "foreign", "busy", "full", "corrupt"} {
+			if errors.Is(err, verdictKinds[kind]) {
+				v.Kind = kind
+				break
+			}
+		}
+	}
+	if json.NewEncoder(stdout).Encode(v) != nil || err != nil {
+		return 1
+	}
+	return 0
+}
+
+// PreflightError is a verdict of a child process.
+type PreflightError struct {
+	What string
+	Kind error // ErrCorrupt, ErrVersion, ErrForeign, ErrBusy, ErrFull, or nil
+}
+
+func (e *PreflightError) Error() string { return e.What }
+func (e *PreflightError) Unwrap() error { return e.Kind }
+
+// RunPreflight verifies the journal in dir in a child process: argv with dir added, which must
+// call PreflightMain, as the hidden command of the binary itself does. A child that dies of a
+// fault means a corrupt journal; one that is killed or does not start means nothing about it.
+func RunPreflight(ctx context.Context, argv []string, dir string) (State, error) {
+	// The child must not outlive us and keep the lock. That signal is sent when the thread that
+	// started the child ends, so this thread stays.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, argv[0], append(append([]string{}, argv[1:]...), dir)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var stdout, stderr tail
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	runErr := cmd.Run()
+	if ctx.Err() != nil {
+		return State{}, fmt.Errorf("preflight: %w", context.Cause(ctx))
+	}
+	var v verdict
+	out, started := bytes.CutPrefix(stdout.buf, []byte(verdictStart+"\n"))
+	jsonErr := json.Unmarshal(out, &v)
+	var exit *exec.ExitError
+	switch {
+	case started && runErr == nil && jsonErr == nil && v.Error == "":
+		return State{v.Seq, v.Count, v.Digest}, nil
+	case runErr != nil && !errors.As(runErr, &exit):
+		return State{}, fmt.Errorf("preflight: %w", runErr)
+	case started && jsonErr == nil && v.Error != "":
+		return State{}, &PreflightError{v.Error, verdictKinds[v.Kind]}
+	}
+	err := &PreflightError{What: fmt.Sprintf("preflight: %v: %s", runErr, stderr.firstLines())}
+	if started && exit != nil && isFault(exit.Sys().(syscall.WaitStatus)) {
+		err.Kind, err.What = ErrCorrupt, fmt.Sprintf("%v: the store kills its reader: %v: %s", ErrCorrupt, runErr, stderr.firstLines())
+	}
+	return State{}, err
+}
+
+// isFault tells a crash from an end that says nothing about the store. Go exits with 2 after a
+// panic and most faults, and log.Fatal, which Badger calls, with 1.
+func isFault(ws syscall.WaitStatus) bool {
+	if ws.Signaled() {
+		switch ws.Signal() {
+		case syscall.SIGBUS, syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGILL, syscall.SIGFPE:
+			return true
+		}
+		return false
+	}
+	return ws.ExitStatus() == 2 || ws.ExitStatus() == 1
+}
+
+// tail keeps the first bytes of an output and drops the rest.
+type tail struct{ buf []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.buf = append(t.buf, p[:min(len(p), 64<<10-len(t.buf))]...)
+	return len(p), nil
+}
+
+func (t *tail) firstLines() string {
+	lines := bytes.SplitN(bytes.TrimSpace(t.buf), []byte("\n"), 3)
+	return strings.TrimSpace(string(bytes.Join(lines[:min(len(lines), 2)], []byte(" "))))
+}

@@ -1,0 +1,184 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// enter lets a reader in, and leave out; Close waits for those inside.
+func (s *Store) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.readers++
+	return nil
+}
+
+func (s *Store) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.readers--
+	if s.readers == 0 && s.closed {
+		close(s.idle)
+	}
+}
+
+// Get is as in Journal.
+func (s *Store) Get(key Key) ([]byte, error) {
+	var v []byte
+	err := s.get(key, func(value []byte) {
+		// Badger has copied an inline value for this item alone, so it can be kept.
+		v = value
+	})
+	return v, err
+}
+
+// GetAppend is Get into the memory behind dst; after an error it returns dst.
+func (s *Store) GetAppend(dst []byte, key Key) ([]byte, error) {
+	err := s.get(key, func(value []byte) { dst = append(dst, value...) })
+	return dst, err
+}
+
+func (s *Store) get(key Key, use func([]byte)) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	item, err := txn.Get(key[:])
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return ErrNotFound
+	}
+	if err == nil {
+		err = item.Value(func(v []byte) error {
+			use(v)
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("read record %v: %w", key, err)
+	}
+	return nil
+}
+
+// Scan is as in Journal.
+func (s *Store) Scan(space Space, fn func(key Key, value []byte) error) error {
+	return s.ScanFrom(MakeKey(space, 0, 0), fn)
+}
+
+// ScanFrom is as in Journal.
+func (s *Store) ScanFrom(from Key, fn func(key Key, value []byte) error) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	return iterate(txn, from[:1], from[:], fn)
+}
+
+// iterate calls fn for the records that begin with prefix, from one on, in key order.
+func iterate(txn *badger.Txn, prefix, from []byte, fn func(key Key, value []byte) error) error {
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
+	defer it.Close()
+	for it.Seek(from); it.Valid(); it.Next() {
+		item := it.Item()
+		var key Key
+		if len(item.Key()) != len(key) {
+			return fmt.Errorf("%w: key %x of %d bytes", ErrCorrupt, item.Key(), len(item.Key()))
+		}
+		copy(key[:], item.Key())
+		if err := item.Value(func(v []byte) error { return fn(key, v) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Verify reads all records as they are at one moment and compares their checksums, number and
+// digest with what the journal has noted.
+func (s *Store) Verify() (State, error) {
+	if err := s.enter(); err != nil {
+		return State{}, err
+	}
+	defer s.leave()
+	return s.verify()
+}
+
+func (s *Store) verify() (State, error) {
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	m, err := readMeta(txn, s.uuid)
+	if err != nil {
+		return State{}, err
+	}
+	found := State{Seq: m.Seq}
+	var check recordChecker
+	err = iterate(txn, nil, nil, func(key Key, value []byte) error {
+		if key == metaKey {
+			return nil
+		}
+		found.Count++
+		found.Digest = found.Digest.Add(RecordDigest(key, value))
+		return check.check(key, value)
+	})
+	if err == nil && found != m.State {
+		err = fmt.Errorf("%w: there is %v, noted is %v", ErrCorrupt, found, m.State)
+	}
+	return found, err
+}
+
+// readState returns what the journal has noted.
+func (s *Store) readState() (State, error) {
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	m, err := readMeta(txn, s.uuid)
+	return m.State, err
+}
+
+func readMeta(txn *badger.Txn, uuid [16]byte) (m meta, err error) {
+	item, err := txn.Get(metaKey[:])
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return m, fmt.Errorf("%w: it has lost its own record", ErrCorrupt)
+	}
+	if err != nil {
+		return m, err
+	}
+	err = item.Value(func(v []byte) error {
+		m, err = parseMeta(v)
+		return err
+	})
+	if err == nil && m.UUID != uuid {
+		err = fmt.Errorf("%w: %x, want %x", ErrForeign, m.UUID, uuid)
+	}
+	return m, err
+}
+
+// recordChecker parses records of the known spaces; those of others are covered by the digest.
+type recordChecker struct {
+	chunk Chunk
+}
+
+func (c *recordChecker) check(key Key, value []byte) error {
+	var err error
+	switch key.Space() {
+	case SpaceVolume:
+		_, err = ParseVolume(key, value)
+	case SpaceDevice:
+		_, err = ParseDevice(key, value)
+	case SpaceObject:
+		_, err = ParseObject(key, value)
+	case SpaceChunk:
+		err = c.chunk.Parse(key, value)
+	case SpaceIntent:
+		_, err = ParseIntent(key, value)
+	case SpaceEvent:
+		_, err = ParseEvent(key, value)
+	}
+	return err
+}

@@ -1,0 +1,308 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"golang.org/x/sys/unix"
+)
+
+// externalMagic is in Badger's MANIFEST and keeps foreign stores out. Part of the format.
+const externalMagic = 0xba11
+
+// closeWait bounds how long Close waits for a store that has failed: Badger retries a flush that
+// cannot succeed for ever.
+const closeWait = 10 * time.Second
+
+// Options of Open; the zero value works.
+type Options struct {
+	// UUID of the volume; zero takes any.
+	UUID [16]byte
+	// Anchors are states of this journal noted elsewhere, as in the labels of devices. Open
+	// returns ErrRolledBack if the journal is older than one of them.
+	Anchors []State
+	// Preflight, if set, verifies the journal in dir before Open touches it; see RunPreflight,
+	// which does it in another process, because Badger kills the process over some damages. If it
+	// is nil, Open verifies after opening.
+	Preflight func(dir string) (State, error)
+	// Logger gets what Badger logs, and why a journal has failed; nil discards.
+	Logger *slog.Logger
+}
+
+// Store is a Journal on disk, in a directory of its own.
+type Store struct {
+	dir  string
+	uuid [16]byte
+	log  *slog.Logger
+	wire *tripwire
+	lock *os.File
+	db   *badger.DB
+
+	kick    chan struct{} // has one element when the queue may have grown
+	stopped chan struct{} // closed when the committer has ended
+	idle    chan struct{} // closed when the store is closed and no reader is inside
+
+	// Of the committer alone.
+	space  space
+	hashes hashCache
+	// commit replaces (*badger.Txn).Commit in tests.
+	commit func(*badger.Txn) error
+
+	mu      sync.Mutex
+	state   State
+	queue   []*pending
+	dead    error // why commits fail for good
+	closed  bool
+	readers int // inside Get, Scan or Verify
+	stats   Stats
+}
+
+var _ Journal = (*Store)(nil)
+
+// badgerOptions are those under which Badger keeps what it promised; changing one needs the crash
+// tests again.
+func badgerOptions(dir string, wire *tripwire) badger.Options {
+	return badger.DefaultOptions(filepath.Join(dir, badgerName)).
+		WithSyncWrites(true). // the only durable mode; DB.Sync misses a rotated log
+		WithMemTableSize(memTableSize).WithNumMemtables(2).
+		WithValueLogFileSize(1 << 20). // unused: all values are below the threshold of 1 MiB
+		WithCompression(options.None).WithBlockCacheSize(0).WithIndexCacheSize(0).
+		WithChecksumVerificationMode(options.OnTableRead). // the others lose keys silently, or crash
+		WithNumCompactors(2).WithCompactL0OnClose(false).WithNumVersionsToKeep(1).
+		WithDetectConflicts(false). // one committer
+		WithMetricsEnabled(false).
+		WithExternalMagic(externalMagic).
+		WithLogger(wire)
+}
+
+// Create makes an empty journal for a volume in dir, which is made if it is not there. It refuses
+// a directory with anything in it.
+func Create(dir string, uuid [16]byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != "lost+found" {
+			return fmt.Errorf("journal directory %s is not empty, it has %q: %w", dir, e.Name(), fs.ErrExist)
+		}
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := create(dir, uuid); err != nil {
+		// What was made above is ours, as the directory was empty and locked.
+		return errors.Join(fmt.Errorf("create journal in %s: %w", dir, err),
+			os.RemoveAll(filepath.Join(dir, badgerName)), os.Remove(filepath.Join(dir, lockName)))
+	}
+	return nil
+}
+
+func create(dir string, uuid [16]byte) error {
+	if err := os.Mkdir(filepath.Join(dir, badgerName), 0o700); err != nil {
+		return err
+	}
+	sp := space{dir: dir, statfs: unix.Statfs}
+	if err := sp.prepare(); err != nil {
+		return err
+	}
+	db, err := badger.Open(badgerOptions(dir, &tripwire{log: slog.New(slog.DiscardHandler)}))
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(txn *badger.Txn) error {
+		return txn.Set(metaKey[:], (&meta{UUID: uuid}).pack())
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Join(dir, badgerName)); err != nil {
+		return err
+	}
+	// The mark comes last: a journal without it was never finished.
+	return writeDurably(filepath.Join(dir, storeName), packStoreFile(uuid, time.Now()))
+}
+
+// Open opens the journal in dir and verifies all of it: every record's checksum, the number of
+// records, their digest, and the anchors.
+func Open(dir string, opts Options) (*Store, error) {
+	uuid, err := readStoreFile(dir, opts.UUID)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkBadgerDir(dir); err != nil {
+		return nil, err
+	}
+	var verified *State
+	if opts.Preflight != nil {
+		state, err := opts.Preflight(dir)
+		if err != nil {
+			return nil, fmt.Errorf("verify journal in %s: %w", dir, err)
+		}
+		if err := state.Check(opts.Anchors); err != nil {
+			return nil, err
+		}
+		verified = &state
+	}
+	s, err := open(dir, uuid, opts.Logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(opts, verified); err != nil {
+		return nil, errors.Join(err, s.shut())
+	}
+	return s, nil
+}
+
+// open locks the directory, makes it fit for Badger, and opens Badger.
+func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		dir: dir, uuid: uuid, log: log, wire: &tripwire{log: log}, lock: lock,
+		kick: make(chan struct{}, 1), stopped: make(chan struct{}), idle: make(chan struct{}),
+		space:  space{dir: dir, statfs: unix.Statfs},
+		commit: (*badger.Txn).Commit,
+	}
+	err = checkBadgerDir(dir)
+	if err == nil {
+		err = removeEmptyLogs(dir)
+	}
+	if err == nil {
+		err = s.space.prepare()
+	}
+	if err == nil {
+		if s.db, err = badger.Open(badgerOptions(dir, s.wire)); err != nil {
+			err = fmt.Errorf("%w: open store in %s: %w", ErrCorrupt, dir, err)
+		}
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	trip := s.die
+	s.wire.trip.Store(&trip)
+	return s, nil
+}
+
+// start checks what was opened and starts the committer.
+func (s *Store) start(opts Options, verified *State) error {
+	var err error
+	if verified == nil {
+		s.state, err = s.verify()
+	} else if s.state, err = s.readState(); err == nil && s.state != *verified {
+		err = fmt.Errorf("%w: it has %v, verified was %v", ErrCorrupt, s.state, *verified)
+	}
+	if err != nil {
+		return fmt.Errorf("verify journal in %s: %w", s.dir, err)
+	}
+	if err := s.state.Check(opts.Anchors); err != nil {
+		return err
+	}
+	if err := backUpManifest(s.dir); err != nil {
+		return err
+	}
+	if err := s.space.makeBallast(); err != nil {
+		return err
+	}
+	s.noteSpace()
+	s.warnOfFileSystem()
+	go s.commitLoop() // ends by Close, which waits for it
+	return nil
+}
+
+// warnOfFileSystem says so if the journal stands where its promises are not known to hold.
+func (s *Store) warnOfFileSystem() {
+	var st unix.Statfs_t
+	if unix.Statfs(s.dir, &st) != nil {
+		return
+	}
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+	case unix.TMPFS_MAGIC:
+		s.log.Warn("the journal is on a file system in memory: a restart of the machine loses it", "dir", s.dir)
+	default:
+		s.log.Warn("the journal should be on ext4 or XFS", "dir", s.dir, "type", fmt.Sprintf("%#x", st.Type))
+	}
+}
+
+// State is as in Journal; after Close it is the last one.
+func (s *Store) State() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// UUID returns the UUID of the volume.
+func (s *Store) UUID() [16]byte { return s.uuid }
+
+// Close commits what is queued, waits for readers, and closes the store. That it returns nil is
+// no proof that the store can be opened again; only opening it is.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	if s.readers == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	s.wake()
+	<-s.stopped
+	<-s.idle
+	return s.shut()
+}
+
+// shut closes Badger and gives the lock back.
+func (s *Store) shut() error {
+	s.wire.trip.Store(nil)
+	done := make(chan error, 1)
+	go func() { done <- errors.Join(s.db.Close(), s.lock.Close()) }() // ends with Badger's Close
+	s.mu.Lock()
+	dead := s.dead
+	s.mu.Unlock()
+	if dead == nil {
+		return <-done
+	}
+	timeout := time.NewTimer(closeWait)
+	defer timeout.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timeout.C:
+		return fmt.Errorf("store in %s does not close after %w", s.dir, dead)
+	}
+}
+
+// die makes the first failure final.
+func (s *Store) die(why error) {
+	s.mu.Lock()
+	first := s.dead == nil
+	if first {
+		s.dead = fmt.Errorf("%w: %w", ErrDead, why)
+	}
+	s.mu.Unlock()
+	if first {
+		s.log.Error("the journal has failed, nothing is committed any more", "dir", s.dir, "error", why)
+	}
+}

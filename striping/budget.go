@@ -1,0 +1,137 @@
+package striping
+
+import (
+	"context"
+	"sync"
+
+	"ballast/devices"
+)
+
+// budget bounds the bytes that are buffered and not yet on devices. Those who want more wait in
+// turn; when what is buffered cannot be written out (no space, no device) and fills the budget,
+// they get that error instead of waiting for ever.
+type budget struct {
+	limit int64
+
+	mu     sync.Mutex
+	used   int64
+	stuck  int64 // part of used whose write-out failed
+	err    error // of the newest failed write-out
+	queue  []*budgetWaiter
+	closed bool
+}
+
+type budgetWaiter struct {
+	size int64
+	got  chan error
+}
+
+// try takes size bytes if that needs no waiting.
+func (b *budget) try(size int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || len(b.queue) > 0 || b.used+size > b.limit && b.used > 0 {
+		return false
+	}
+	b.used += size
+	return true
+}
+
+// take waits until size bytes are there.
+func (b *budget) take(ctx context.Context, size int64) error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return devices.ErrClosed
+	}
+	if len(b.queue) == 0 && (b.used+size <= b.limit || b.used == 0) {
+		b.used += size
+		b.mu.Unlock()
+		return nil
+	}
+	if b.stuck > 0 && b.stuck+size > b.limit/2 {
+		err := b.err
+		b.mu.Unlock()
+		return err
+	}
+	w := &budgetWaiter{size, make(chan error, 1)}
+	b.queue = append(b.queue, w)
+	b.mu.Unlock()
+	select {
+	case err := <-w.got:
+		return err
+	case <-ctx.Done():
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for i, q := range b.queue {
+			if q == w {
+				b.queue = append(b.queue[:i], b.queue[i+1:]...)
+				return ctx.Err()
+			}
+		}
+		if err := <-w.got; err == nil { // granted at the same moment
+			b.used -= size
+			b.wakeLocked()
+		}
+		return ctx.Err()
+	}
+}
+
+// give returns size bytes.
+func (b *budget) give(size int64) {
+	if size == 0 {
+		return
+	}
+	b.mu.Lock()
+	b.used -= size
+	b.wakeLocked()
+	b.mu.Unlock()
+}
+
+// setStuck adds size (or takes it away, when negative) to what cannot be written out.
+func (b *budget) setStuck(size int64, err error) {
+	b.mu.Lock()
+	b.stuck += size
+	if err != nil {
+		b.err = err
+	}
+	if b.stuck > 0 && b.stuck > b.limit/2 {
+		for _, w := range b.queue {
+			w.got <- b.err
+		}
+		b.queue = nil
+	}
+	b.mu.Unlock()
+}
+
+// close ends all waiting with an error.
+func (b *budget) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for _, w := range b.queue {
+		w.got <- devices.ErrClosed
+	}
+	b.queue = nil
+}
+
+func (b *budget) wakeLocked() {
+	n := 0
+	for _, w := range b.queue {
+		if b.used+w.size > b.limit && b.used > 0 {
+			break
+		}
+		b.used += w.size
+		w.got <- nil
+		n++
+	}
+	if n > 0 {
+		b.queue = append(b.queue[:0:0], b.queue[n:]...)
+	}
+}
+
+func (b *budget) load() (used int64, pressed bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used, len(b.queue) > 0 || b.used > b.limit/4
+}

@@ -1,0 +1,85 @@
+package striping
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"ballast/devices"
+)
+
+const blockSize = devices.BlockSize
+
+// Buffer is page-aligned memory that is counted: whoever holds a reference may read it, and it
+// goes back to its pool with the last one. A buffer that a disk still holds (a hung operation)
+// is kept by that operation's reference, so it can never be handed out under the kernel's hand.
+type Buffer struct {
+	mem  []byte // whole pool size
+	size int
+	refs atomic.Int32
+}
+
+// bufferPools holds free buffers by power of two from one block to 64 MiB.
+var bufferPools [15]sync.Pool
+
+func poolIndex(size int) int {
+	n := (size + blockSize - 1) / blockSize
+	if n <= 1 {
+		return 0
+	}
+	return bits.Len(uint(n - 1))
+}
+
+// NewBuffer returns memory of size bytes with one reference. Its content is not defined.
+func NewBuffer(size int) *Buffer {
+	i := poolIndex(size)
+	if i >= len(bufferPools) {
+		b := &Buffer{mem: alignedBytes(size), size: size}
+		b.refs.Store(1)
+		return b
+	}
+	b, _ := bufferPools[i].Get().(*Buffer)
+	if b == nil {
+		b = &Buffer{mem: alignedBytes(blockSize << i)}
+	}
+	b.size = size
+	b.refs.Store(1)
+	return b
+}
+
+func alignedBytes(size int) []byte {
+	size = (size + blockSize - 1) &^ (blockSize - 1)
+	raw := make([]byte, size+blockSize)
+	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(raw))) & (blockSize - 1))
+	return raw[skip : skip+size : skip+size]
+}
+
+// Bytes is the memory, of the size asked for.
+func (b *Buffer) Bytes() []byte { return b.mem[:b.size] }
+
+// blocks is the memory up to the next block boundary after the size.
+func (b *Buffer) blocks() []byte { return b.mem[:(b.size+blockSize-1)&^(blockSize-1)] }
+
+// Retain adds a reference.
+func (b *Buffer) Retain() *Buffer {
+	if b.refs.Add(1) <= 1 {
+		panic("striping: buffer retained after its last release")
+	}
+	return b
+}
+
+// Release gives up one reference.
+func (b *Buffer) Release() {
+	switch n := b.refs.Add(-1); {
+	case n == 0:
+		if i := poolIndex(len(b.mem)); i < len(bufferPools) {
+			bufferPools[i].Put(b)
+		}
+	case n < 0:
+		panic("striping: buffer released twice")
+	}
+}
+
+// zeroPage is what holes are read from where bytes are needed; nobody writes to it.
+var zeroPage = alignedBytes(1 << 20)

@@ -1,0 +1,96 @@
+// Package striping presents several devices as one volume.
+//
+// A [Volume] holds objects; an [Export] is an object that a block device client reads and writes.
+// An object is cut into chunks (1 MiB by default), and each chunk, when it is first written, gets
+// a slot on as many devices as the volume keeps copies: on those that are expected to be done
+// first (package balance). Where a chunk stands and what its blocks must look like is journaled
+// (package journal), so nothing has to be found by arithmetic and every chunk may lie anywhere.
+//
+// # Guarantees
+//
+// The letters are those by which tests name them.
+//
+//   - D1: What was written before a [Export.Sync] that returned nil is read back with exactly
+//     those bytes after kill -9, a panic of the kernel, or a power cut that strikes each device
+//     independently; with k copies also after the loss of k-1 devices.
+//   - D2: A write with fua promises that for its own bytes.
+//   - D3: A Sync covers writes that returned on any handle of the export.
+//   - D4: Of what no Sync covered, each 4 KiB block reads as one of the versions written since
+//     the durable one, or as that one; where the medium tore a block, as an error. Never as a
+//     mixture, never as another block.
+//   - D5: After a crash, two reads with no write between return the same bytes, whatever device
+//     answers.
+//   - D6: Zeros and trims are writes of zeros in all of this.
+//   - D8: After a failed sync or commit nothing that depended on it is reported as done.
+//   - C1: Reads and writes of one block are linearizable.
+//   - C2: Overlapping writes leave each block equal to one of them, on all copies.
+//   - C3: A change of placement is there wholly or not at all after a crash.
+//   - T1: Every block read from a device is compared with a CRC32C kept in the journal, over
+//     (volume, object, chunk, generation, block number, data): 2^-32 of random damage passes. T2: so
+//     a lost or misdirected write and a device from the past are noticed, not only rot.
+//   - R1: A bad copy is answered from a good one and rewritten. R2: without a good one exactly the
+//     bad blocks end in an error, and Status lists them.
+//   - R5: A full volume refuses writes that need new space and nothing else.
+//
+// # How a write becomes durable
+//
+// A write goes into the chunk's dirty overlay in RAM and returns (at most DirtyLimit bytes are so
+// buffered). The write-back seals the overlay and takes one of three ways:
+//
+//	new placement   the chunk has no slot, or all its blocks are replaced: the data goes to new
+//	                slots, the old ones are given back after the next commit. Needs no intent.
+//	in place        the data goes to the chunk's slots. Blocks that hold durable data need an
+//	                intent first: the sums of what is about to be written, committed to the
+//	                journal. Until the next commit of the chunk, a block may have any of these
+//	                sums; a torn block has none and is never taken for data.
+//	relocation      the chunk's slots are too short or cannot be written: its content is read,
+//	                merged, and placed anew.
+//
+// A flush writes out what it covers, syncs the devices that hold it (side by side, and no
+// others), commits the placements it depends on in one journal batch, and returns. Data that only
+// overwrote durable blocks in place is found through the intents and needs no commit; the
+// background commit, every 5 s, settles those.
+//
+// Intents carry sums, and not only regions as in other mirrors' write-intent logs, because the
+// journal keeps the sums apart from the data: an overwrite in place changes both, and a crash
+// between would look like rot. Knowing the new sum beforehand, recovery can tell old, new and
+// torn apart, per block and per copy, with one commit per batch of overwrites.
+//
+// # Concurrency
+//
+// Volume and Export are safe for concurrent use. Lock order: object.resize, chunk.mu, then one of
+// the leaves (Volume.mu, object.mu, stream.mu, allocator, budget, writeback.mu), then the
+// journal's and the devices' own. None but object.resize is held over I/O or waiting: a chunk
+// that is being written, committed or healed says so in its fields (out, inCommit, holder), and
+// who must wait queues a waiter there. At most one of the three is under way for a chunk.
+//
+// Readers take no lock over I/O: they copy the chunk's placement (slices that are replaced, never
+// changed), read, and check the sums. A check that fails because the chunk changed meanwhile is
+// noticed by its change counter, and the read starts over.
+//
+// # Failures
+//
+// A device that is missing at open, fails a sync, disappears or keeps failing writes is out: it
+// gets no new chunks, copies there that miss a write are journaled as stale before the write
+// counts as durable, and it is read only when no other copy is left. One that does not answer for
+// 5 s (30 s when there is one copy) is out until it answers again. What clients of k >= 2 copies
+// see of it is a delay.
+//
+// A write-out that no device takes keeps its data in RAM, is tried again, and makes flushes fail
+// meanwhile; when such data fills half of DirtyLimit, writes fail too.
+//
+// When the journal cannot be written, nothing new becomes durable: flushes fail, reads go on.
+//
+// # On disk
+//
+// Slots hold the chunks' bytes and nothing else; the records in the journal say what they are. A
+// slot lies within one region of a device: region r is the chunk-sized area at data offset
+// r*chunk. Which slots are in use is not stored but derived at open from all chunk records.
+//
+// # Memory
+//
+// A cached chunk of 1 MiB takes about 1.6 KiB, sums included; CacheBytes (64 MiB) bounds them, and what is not
+// cached costs one journal read. The allocators take 2 bytes and 1/4 bit per region. Buffered
+// writes are bounded by DirtyLimit, chunks that wait for their commit by FlushInterval and
+// flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of an export.
+package striping

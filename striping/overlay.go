@@ -1,0 +1,159 @@
+package striping
+
+import "slices"
+
+// extent is a run of blocks of one chunk that is buffered: data in buf, or zeros when buf is nil.
+type extent struct {
+	first, n int
+	buf      *Buffer
+	off      int  // of the run's first byte in buf
+	grow     bool // the rest of buf is free for what follows
+}
+
+func (e *extent) end() int { return e.first + e.n }
+
+func (e *extent) bytes() []byte { return e.buf.mem[e.off : e.off+e.n*blockSize] }
+
+// overlay holds the blocks of one chunk that were written but not yet put on devices. Newer
+// overlays hide older ones and the placement. An overlay that is being written out is not
+// changed any more.
+//
+// INVARIANT: extents are sorted, not empty, and do not overlap.
+type overlay struct {
+	id   uint64 // grows with each overlay of the chunk
+	ext  []extent
+	keep bool // zeros keep their space (WRITE_ZEROES with NO_HOLE)
+	drop bool // the whole chunk was zeroed: a slot that was kept before goes
+
+	budget int64 // bytes of the dirty budget that it holds
+	wanted bool  // is to be written out as soon as may be
+}
+
+// cut removes blocks [i, j) from the overlay.
+func (o *overlay) cut(i, j int) {
+	lo, _ := slices.BinarySearchFunc(o.ext, i, func(e extent, i int) int { return e.end() - 1 - i })
+	hi := lo
+	var left, right *extent
+	for ; hi < len(o.ext) && o.ext[hi].first < j; hi++ {
+		e := o.ext[hi]
+		if e.first < i {
+			l := extent{first: e.first, n: i - e.first, buf: e.buf, off: e.off}
+			if l.buf != nil {
+				l.buf.Retain()
+			}
+			left = &l
+		}
+		if e.end() > j {
+			r := extent{first: j, n: e.end() - j, buf: e.buf, off: e.off + (j-e.first)*blockSize, grow: e.grow}
+			if r.buf != nil {
+				r.buf.Retain()
+			}
+			right = &r
+		}
+		if e.buf != nil {
+			e.buf.Release()
+		}
+	}
+	if lo == hi {
+		return
+	}
+	var put []extent
+	if left != nil {
+		put = append(put, *left)
+	}
+	if right != nil {
+		put = append(put, *right)
+	}
+	o.ext = slices.Replace(o.ext, lo, hi, put...)
+}
+
+// put sets blocks [first, first+n) to buf from off on, taking over the caller's reference; a nil
+// buf means zeros.
+func (o *overlay) put(first, n int, buf *Buffer, off int) {
+	if k := len(o.ext); k == 0 || o.ext[k-1].end() <= first { // the common case: appending
+		if k > 0 && buf == nil && o.ext[k-1].buf == nil && o.ext[k-1].end() == first {
+			o.ext[k-1].n += n
+			return
+		}
+		o.ext = append(o.ext, extent{first: first, n: n, buf: buf, off: off})
+		return
+	}
+	o.cut(first, first+n)
+	i, _ := slices.BinarySearchFunc(o.ext, first, func(e extent, i int) int { return e.first - i })
+	o.ext = slices.Insert(o.ext, i, extent{first: first, n: n, buf: buf, off: off})
+}
+
+// find returns the index of the extent that holds block i, or of the next one after it.
+func (o *overlay) find(i int) (at int, hit bool) {
+	if o == nil {
+		return 0, false
+	}
+	at, _ = slices.BinarySearchFunc(o.ext, i, func(e extent, i int) int { return e.end() - 1 - i })
+	return at, at < len(o.ext) && o.ext[at].first <= i
+}
+
+// lookup returns the extent that holds block i, or how many blocks from i on, at most to limit,
+// the overlay does not hold.
+func (o *overlay) lookup(i, limit int) (e *extent, gap int) {
+	at, hit := o.find(i)
+	if hit {
+		return &o.ext[at], 0
+	}
+	if o != nil && at < len(o.ext) {
+		limit = min(limit, o.ext[at].first)
+	}
+	return nil, limit - i
+}
+
+// covers reports whether the overlay holds all blocks [0, n).
+func (o *overlay) covers(n int) bool {
+	next := 0
+	for i := range o.ext {
+		if o.ext[i].first != next {
+			return false
+		}
+		next = o.ext[i].end()
+	}
+	return next >= n
+}
+
+// cost is the memory that the overlay keeps from being used, in bytes.
+func (o *overlay) cost() int64 {
+	n := int64(0)
+	for i := range o.ext {
+		if o.ext[i].buf != nil {
+			n += int64(o.ext[i].n) * blockSize
+		}
+	}
+	return n
+}
+
+// under puts the extents of older beneath o: where o holds a block, o's stays.
+func (o *overlay) under(older *overlay) {
+	for _, e := range older.ext {
+		for i := e.first; i < e.end(); {
+			hit, gap := o.lookup(i, e.end())
+			if hit != nil {
+				i = hit.end()
+				continue
+			}
+			buf := e.buf
+			if buf != nil {
+				buf.Retain()
+			}
+			o.put(i, gap, buf, e.off+(i-e.first)*blockSize)
+			i += gap
+		}
+	}
+	older.release()
+}
+
+// release gives all buffers back.
+func (o *overlay) release() {
+	for i := range o.ext {
+		if o.ext[i].buf != nil {
+			o.ext[i].buf.Release()
+		}
+	}
+	o.ext = nil
+}

@@ -1,0 +1,592 @@
+package striping
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"ballast/devices"
+	"ballast/striping/balance"
+)
+
+// Sink takes what a read returns, in order and without gaps.
+type Sink interface {
+	// Append adds b, which the sink must not change. owner, if not nil, is to be released when b
+	// is no longer needed.
+	Append(b []byte, owner interface{ Release() })
+	// AppendHole adds size zero bytes.
+	AppendHole(size int64)
+}
+
+// view is a chunk's placement at one moment, to be used without its lock.
+type view struct {
+	c       *chunk
+	change  uint64
+	gen     uint64
+	slot    int
+	places  []place
+	written bitmap
+	sums    []uint32
+}
+
+// viewLocked takes a view. Called with c.mu.
+func (c *chunk) viewLocked() view {
+	return view{c, c.change, c.gen, c.slot, c.places, c.written, c.sums}
+}
+
+// segment is a piece of a read: a hole, memory, or a run of blocks to be loaded.
+type segment struct {
+	size  int64 // bytes delivered
+	skip  int   // bytes left out at the run's begin
+	buf   *Buffer
+	off   int // of the run in buf
+	first int // with n > 0: blocks to load
+	n     int
+	fetch *fetch
+	err   error
+}
+
+// read delivers [off, off+size) of o to sink.
+func (v *Volume) read(ctx context.Context, o *object, off, size int64, sink Sink) error {
+	v.stats.readBytes.Add(size)
+	cs := int64(v.info.ChunkSize)
+	ahead := v.noteRead(o, off, size)
+	var err error
+	if in := off % cs; in+size <= cs {
+		err = v.readChunk(ctx, o, uint64(off/cs), in, size, ahead, sink)
+	} else {
+		err = v.readChunks(ctx, o, off, size, ahead, sink)
+	}
+	return err
+}
+
+// readChunks reads several chunks side by side.
+func (v *Volume) readChunks(ctx context.Context, o *object, off, size int64, ahead *stream, sink Sink) error {
+	cs := int64(v.info.ChunkSize)
+	type part struct {
+		gather
+		err error
+	}
+	var parts []*part
+	var wg sync.WaitGroup
+	for size > 0 {
+		index, in := uint64(off/cs), off%cs
+		n := min(size, cs-in)
+		p := &part{}
+		parts = append(parts, p)
+		if off, size = off+n, size-n; size > 0 {
+			wg.Go(func() { p.err = v.readChunk(ctx, o, index, in, n, ahead, p) })
+		} else {
+			p.err = v.readChunk(ctx, o, index, in, n, ahead, p)
+		}
+	}
+	wg.Wait()
+	var err error
+	for _, p := range parts {
+		p.pass(sink)
+		err = errors.Join(err, p.err)
+	}
+	return err
+}
+
+// gather is a Sink that keeps what it gets until it is passed on.
+type gather struct {
+	pieces []gathered
+}
+
+type gathered struct {
+	b     []byte
+	owner interface{ Release() }
+	hole  int64
+}
+
+func (g *gather) Append(b []byte, owner interface{ Release() }) {
+	g.pieces = append(g.pieces, gathered{b: b, owner: owner})
+}
+
+func (g *gather) AppendHole(size int64) { g.pieces = append(g.pieces, gathered{hole: size}) }
+
+func (g *gather) pass(sink Sink) {
+	for _, p := range g.pieces {
+		if p.b != nil {
+			sink.Append(p.b, p.owner)
+		} else {
+			sink.AppendHole(p.hole)
+		}
+	}
+}
+
+// maxRereads bounds how often a read starts over because the chunk changed under it.
+const maxRereads = 100
+
+// readChunk delivers bytes [in, in+size) of one chunk.
+func (v *Volume) readChunk(ctx context.Context, o *object, index uint64, in, size int64, ahead *stream, sink Sink) error {
+	c, err := v.acquire(chunkKey{o.number, index})
+	if err != nil {
+		return err
+	}
+	defer v.cache.put(c)
+	var space [8]segment
+	for range maxRereads {
+		segs, vw := v.planRead(c, in, size, ahead, space[:0])
+		again := v.fill(ctx, o, &vw, segs)
+		if !again {
+			return deliver(segs, sink)
+		}
+		dropSegments(segs)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%v: changes faster than it can be read: %w", c.key, ErrUnreadable)
+}
+
+// planRead cuts the range into segments by where each block stands now.
+func (v *Volume) planRead(c *chunk, in, size int64, ahead *stream, segs []segment) ([]segment, view) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	vw := c.viewLocked()
+	first, last := int(in/blockSize), int((in+size+blockSize-1)/blockSize)
+	var fetched *fetch
+	if ahead != nil && c.dirty == nil && c.out == nil {
+		fetched = ahead.take(c)
+	}
+	for i := first; i < last; {
+		s := segment{}
+		n := last - i
+		if e, gap := c.dirty.lookup(i, last); e != nil {
+			n = s.fromExtent(e, i, last)
+		} else if e, gap2 := c.out.lookup(i, i+gap); e != nil {
+			n = s.fromExtent(e, i, i+gap)
+		} else {
+			n = min(gap, gap2)
+			var data bool
+			if i < c.slot {
+				n, data = c.written.run(i, min(i+n, c.slot))
+			}
+			if data {
+				s.first, s.n = i, n
+				if fetched != nil {
+					s.fetch = fetched.retain()
+				}
+			}
+		}
+		lo, hi := int64(i)*blockSize, int64(i+n)*blockSize
+		s.skip = int(max(in-lo, 0))
+		s.size = min(hi, in+size) - max(lo, in)
+		if k := len(segs); k > 0 && segs[k-1].isHole() && s.isHole() {
+			segs[k-1].size += s.size
+		} else {
+			segs = append(segs, s)
+		}
+		i += n
+	}
+	if fetched != nil {
+		fetched.release()
+	}
+	return segs, vw
+}
+
+func (s *segment) isHole() bool { return s.buf == nil && s.n == 0 }
+
+// fromExtent points s at the part of e from block i on, at most to limit, and returns its blocks.
+func (s *segment) fromExtent(e *extent, i, limit int) int {
+	n := min(e.end(), limit) - i
+	if e.buf != nil {
+		s.buf, s.off = e.buf.Retain(), e.off+(i-e.first)*blockSize
+	}
+	return n
+}
+
+// fill loads the segments that are on devices. again is set when the chunk changed meanwhile so
+// that the plan no longer holds.
+func (v *Volume) fill(ctx context.Context, o *object, vw *view, segs []segment) (again bool) {
+	var loads []*segment
+	for i := range segs {
+		s := &segs[i]
+		if s.n == 0 {
+			continue
+		}
+		if s.fetch != nil {
+			if s.fromFetch(ctx) {
+				v.stats.readAheadHits.Add(1)
+				continue
+			}
+			if ctx.Err() != nil {
+				s.err = ctx.Err()
+				continue
+			}
+		}
+		loads = append(loads, s)
+	}
+	switch len(loads) {
+	case 0:
+	case 1:
+		loads[0].load(v, o, vw)
+	default:
+		var wg sync.WaitGroup
+		for _, s := range loads[1:] {
+			wg.Go(func() { s.load(v, o, vw) })
+		}
+		loads[0].load(v, o, vw)
+		wg.Wait()
+	}
+	for _, s := range loads {
+		again = again || errors.Is(s.err, errChanged)
+	}
+	return again
+}
+
+// errChanged says that a block failed its check because the chunk changed during the read.
+var errChanged = errors.New("chunk changed")
+
+func (s *segment) load(v *Volume, o *object, vw *view) {
+	s.buf, s.err = v.loadRun(o, vw, s.first, s.n)
+	s.off = 0
+}
+
+// deliver appends the segments to sink, which takes over their memory.
+func deliver(segs []segment, sink Sink) error {
+	for i := range segs {
+		if err := segs[i].err; err != nil {
+			dropSegments(segs[i:])
+			return err
+		}
+		s := &segs[i]
+		if s.buf == nil {
+			sink.AppendHole(s.size)
+			continue
+		}
+		from := s.off + s.skip
+		sink.Append(s.buf.mem[from:from+int(s.size)], s.buf)
+		s.buf = nil
+		if s.fetch != nil {
+			s.fetch.release()
+			s.fetch = nil
+		}
+	}
+	return nil
+}
+
+func dropSegments(segs []segment) {
+	for i := range segs {
+		if segs[i].buf != nil {
+			segs[i].buf.Release()
+			segs[i].buf = nil
+		}
+		if segs[i].fetch != nil {
+			segs[i].fetch.release()
+			segs[i].fetch = nil
+		}
+	}
+}
+
+// attempt is one read of a run from devices: the buffers it uses, counted so that those still in
+// a hung operation stay alive.
+type attempt struct {
+	n    int
+	bufs []*Buffer
+}
+
+func (a *attempt) fresh() [][]byte {
+	b := NewBuffer(a.n * blockSize)
+	b.Retain() // the disk's
+	a.bufs = append(a.bufs, b)
+	return [][]byte{b.Bytes()}
+}
+
+func (a *attempt) find(bufs [][]byte) *Buffer {
+	for _, b := range a.bufs {
+		if &b.mem[0] == &bufs[0][0] {
+			return b
+		}
+	}
+	panic("striping: buffer of another read")
+}
+
+// readCopies reads n blocks at first from one of the copies in list (indexes of vw.places), and
+// returns which one answered.
+func (v *Volume) readCopies(vw *view, list []int, first, n int) (buf *Buffer, from int, err error) {
+	var space [maxCopies]balance.Copy
+	copies := space[:0]
+	for _, i := range list {
+		copies = append(copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
+	}
+	var mu sync.Mutex // fresh may be called while another attempt returns
+	a := &attempt{n: n}
+	r := &balance.Read{Copies: copies, Size: int64(n) * blockSize, Bufs: a.fresh(),
+		NewBufs: func() [][]byte {
+			mu.Lock()
+			defer mu.Unlock()
+			return a.fresh()
+		},
+		Returned: func(bufs [][]byte) {
+			mu.Lock()
+			b := a.find(bufs)
+			mu.Unlock()
+			b.Release()
+		},
+	}
+	i, bufs, err := v.bal.ReadSync(r)
+	mu.Lock()
+	defer mu.Unlock()
+	for _, b := range a.bufs {
+		if err == nil && &b.mem[0] == &bufs[0][0] {
+			buf = b
+		} else {
+			b.Release()
+		}
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	return buf, list[i], nil
+}
+
+// loadRun returns n blocks from first on, checked against their sums. What one copy has wrong is
+// taken from another and the copy is healed.
+func (v *Volume) loadRun(o *object, vw *view, first, n int) (*Buffer, error) {
+	var space [maxCopies]int
+	list := space[:0]
+	for i := range vw.places {
+		if !vw.places[i].stale && v.byID[vw.places[i].dev].Device != nil {
+			list = append(list, i)
+		}
+	}
+	if len(list) == 0 {
+		return nil, v.unreadable(o, vw, first, n, errors.New("no copy is there"))
+	}
+	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
+	buf, from, err := v.readCopies(vw, list, first, n)
+	if err != nil {
+		if v.changed(vw) {
+			return nil, errChanged
+		}
+		if n == 1 {
+			return nil, v.unreadable(o, vw, first, n, err)
+		}
+		buf, from = NewBuffer(n*blockSize), -1 // block by block: some may be readable
+	}
+	var bad []int
+	mem := buf.Bytes()
+	for i := range n {
+		if from < 0 || blockSum(seed, first+i, mem[i*blockSize:(i+1)*blockSize]) != vw.sums[first+i] {
+			bad = append(bad, first+i)
+		}
+	}
+	if len(bad) == 0 {
+		return buf, nil
+	}
+	if v.changed(vw) {
+		buf.Release()
+		return nil, errChanged
+	}
+	if err := v.loadBad(o, vw, seed, list, from, bad, first, mem); err != nil {
+		buf.Release()
+		return nil, err
+	}
+	return buf, nil
+}
+
+// loadBad fills in the blocks that copy from had wrong, from the others.
+func (v *Volume) loadBad(o *object, vw *view, seed uint32, list []int, from int, bad []int, first int, mem []byte) error {
+	for _, b := range bad {
+		wrong := make([]int, 0, maxCopies)
+		if from >= 0 {
+			wrong = append(wrong, from)
+			v.stats.checkFailures.Add(1)
+			v.checkFailed(vw.places[from].dev, vw.c.key, b)
+		}
+		good := false
+		for _, i := range list {
+			if i == from {
+				continue
+			}
+			buf, _, err := v.readCopies(vw, []int{i}, b, 1)
+			if err != nil {
+				continue
+			}
+			if blockSum(seed, b, buf.Bytes()) == vw.sums[b] {
+				copy(mem[(b-first)*blockSize:], buf.Bytes())
+				buf.Release()
+				good = true
+				break
+			}
+			buf.Release()
+			v.stats.checkFailures.Add(1)
+			v.checkFailed(vw.places[i].dev, vw.c.key, b)
+			wrong = append(wrong, i)
+		}
+		if v.changed(vw) {
+			return errChanged
+		}
+		if !good {
+			return v.unreadable(o, vw, b, 1, errors.New("no copy passes its check"))
+		}
+		for _, i := range wrong {
+			v.heals.add(vw.c, b, vw.places[i].dev)
+		}
+	}
+	return nil
+}
+
+func (v *Volume) changed(vw *view) bool {
+	vw.c.mu.Lock()
+	defer vw.c.mu.Unlock()
+	return vw.c.change != vw.change
+}
+
+// unreadable notes a range that no copy can serve, and returns the error for it.
+func (v *Volume) unreadable(o *object, vw *view, first, n int, cause error) error {
+	v.stats.unreadable.Add(1)
+	name := "?"
+	if o != nil {
+		name = o.name()
+	}
+	off := int64(vw.c.key.index)*int64(v.info.ChunkSize) + int64(first)*blockSize
+	v.mu.Lock()
+	known := false
+	for i := range v.bad {
+		known = known || v.bad[i].Export == name && v.bad[i].Off == off && v.bad[i].Size == int64(n)*blockSize
+	}
+	if !known && len(v.bad) < 1000 {
+		v.hasBad.Store(true)
+		v.bad = append(v.bad, BadRange{Export: name, Off: off, Size: int64(n) * blockSize, Since: time.Now().UTC()})
+	}
+	v.mu.Unlock()
+	if !known {
+		v.event(2, "DATA_UNREADABLE", 0, fmt.Sprintf("%s: %d bytes at %d: %v", name, n*blockSize, off, cause))
+	}
+	return fmt.Errorf("%w: %s: %d bytes at %d: %w", ErrUnreadable, name, n*blockSize, off, cause)
+}
+
+// forgetBad takes what p has written anew off the list of unreadable ranges.
+func (v *Volume) forgetBad(p *plan) {
+	if !v.hasBad.Load() {
+		return
+	}
+	name := p.o.name()
+	base := int64(p.c.key.index) * int64(v.info.ChunkSize)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bad = slices.DeleteFunc(v.bad, func(r BadRange) bool {
+		first, last := int((r.Off-base)/blockSize), int((r.Off+r.Size-base)/blockSize)
+		if r.Export != name || first < 0 || last > v.blocks {
+			return false
+		}
+		_, gap := p.ov.lookup(first, last)
+		for i := first; i < last && gap == 0; {
+			e, _ := p.ov.lookup(i, last)
+			if e == nil {
+				return false
+			}
+			i = e.end()
+		}
+		return gap == 0
+	})
+	v.hasBad.Store(len(v.bad) > 0)
+}
+
+// checkFailed notes a block that failed its check on one device.
+func (v *Volume) checkFailed(id devices.ID, key chunkKey, block int) {
+	v.byID[id].errors.Add(1)
+	v.log.Warn("block failed its check", "device", id.String(), "chunk", key.String(), "block", block)
+}
+
+// readView reads blocks of a view into p, checked.
+func (v *Volume) readView(_ context.Context, vw view, first, n int, p []byte) error {
+	buf, err := v.loadRun(v.object(vw.c.key.object), &vw, first, n)
+	if err != nil {
+		return err
+	}
+	copy(p, buf.Bytes())
+	buf.Release()
+	return nil
+}
+
+// readBlock reads one block of a chunk as clients see it.
+func (v *Volume) readBlock(ctx context.Context, o *object, c *chunk, block int, p []byte) error {
+	s := intoBytes{p: p}
+	for range maxRereads {
+		segs, vw := v.planRead(c, int64(block)*blockSize, blockSize, nil, nil)
+		if v.fill(ctx, o, &vw, segs) {
+			dropSegments(segs)
+			continue
+		}
+		return deliver(segs, &s)
+	}
+	return fmt.Errorf("%v: changes faster than it can be read: %w", c.key, ErrUnreadable)
+}
+
+// intoBytes is a Sink that copies.
+type intoBytes struct {
+	p []byte
+}
+
+func (s *intoBytes) Append(b []byte, owner interface{ Release() }) {
+	n := copy(s.p, b)
+	s.p = s.p[n:]
+	if owner != nil {
+		owner.Release()
+	}
+}
+
+func (s *intoBytes) AppendHole(size int64) {
+	clear(s.p[:size])
+	s.p = s.p[size:]
+}
+
+// inlineBelow is the expected time below which a read from a device is done by the goroutine that
+// reads the connection: handing it to another would cost as much.
+const inlineBelow = 30 * time.Microsecond
+
+// tryRead reads within one chunk if that takes no waiting: from memory, or from a device that
+// answers faster than a goroutine could be woken.
+func (v *Volume) tryRead(o *object, index uint64, in, size int64, sink Sink) (done bool, err error) {
+	c, err := v.acquire(chunkKey{o.number, index})
+	if err != nil {
+		return true, err
+	}
+	defer v.cache.put(c)
+	off := int64(index)*int64(v.info.ChunkSize) + in
+	ahead := o.streams.find(off)
+	var space [4]segment
+	segs, vw := v.planRead(c, in, size, ahead, space[:0])
+	for i := range segs {
+		s := &segs[i]
+		switch {
+		case s.n == 0:
+		case s.fetch != nil && s.fetch.isReady() && s.fromFetch(context.Background()):
+		case s.fetch == nil && len(segs) == 1 && v.isFast(&vw, s):
+			if s.load(v, o, &vw); s.err == nil {
+				continue
+			}
+			fallthrough
+		default:
+			dropSegments(segs)
+			return false, nil
+		}
+	}
+	v.noteRead(o, off, size)
+	v.stats.readBytes.Add(size)
+	return true, deliver(segs, sink)
+}
+
+// isFast reports whether a device that holds s would answer faster than a goroutine is woken.
+func (v *Volume) isFast(vw *view, s *segment) bool {
+	for i := range vw.places {
+		p := &vw.places[i]
+		m := v.byID[p.dev]
+		if p.stale || !m.usable() {
+			continue
+		}
+		f := m.Device.Forecast(devices.Read, p.off+int64(s.first)*blockSize, int64(s.n)*blockSize)
+		if f.Expect < inlineBelow && !f.Overdue {
+			return true
+		}
+	}
+	return false
+}

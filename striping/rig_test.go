@@ -1,0 +1,147 @@
+package striping
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"ballast/devices"
+	"ballast/devices/simdisk"
+	"ballast/journal"
+	"ballast/journal/simjournal"
+
+	"github.com/stretchr/testify/require"
+)
+
+// rigConfig is a small volume over simulated disks.
+type rigConfig struct {
+	disks   int
+	size    int64 // of each disk
+	chunk   uint32
+	copies  uint8
+	timing  simdisk.Timing
+	latency time.Duration // of a journal commit
+	opts    Options
+	seed    uint64
+}
+
+func (c *rigConfig) setDefaults() {
+	if c.disks == 0 {
+		c.disks = 3
+	}
+	if c.size == 0 {
+		c.size = 4 << 20
+	}
+	if c.chunk == 0 {
+		c.chunk = 64 << 10
+	}
+	if c.copies == 0 {
+		c.copies = 1
+	}
+}
+
+// rig is a volume over simulated disks that can be crashed and opened again.
+type rig struct {
+	t     testing.TB
+	cfg   rigConfig
+	disks []*simdisk.Disk
+	devs  []*devices.Device
+	j     *simjournal.Journal
+	v     *Volume
+}
+
+func newRig(t testing.TB, cfg rigConfig) *rig {
+	cfg.setDefaults()
+	r := &rig{t: t, cfg: cfg}
+	for i := range cfg.disks {
+		r.disks = append(r.disks, simdisk.New(simdisk.Options{Size: cfg.size, Seed: cfg.seed + uint64(i), Timing: cfg.timing}))
+	}
+	o := simjournal.Options{}
+	if cfg.latency > 0 {
+		o.Latency = func(*journal.Batch) time.Duration { return cfg.latency }
+	}
+	r.j = simjournal.New(o)
+	vol := journal.Volume{UUID: [16]byte{1, 2, 3}, Name: "rig", ChunkSize: cfg.chunk, Copies: cfg.copies}
+	var recs []journal.Device
+	for i := range cfg.disks {
+		recs = append(recs, journal.Device{ID: uint16(i + 1), UUID: [16]byte{byte(i + 1)}, Path: fmt.Sprintf("/sim/%d", i+1),
+			Size: cfg.size, State: journal.Online})
+	}
+	require.NoError(t, Format(context.Background(), r.j, vol, recs))
+	r.open()
+	return r
+}
+
+// open opens the volume over the present disks and journal; nil disks are missing.
+func (r *rig) open() { require.NoError(r.t, r.tryOpen()) }
+
+func (r *rig) tryOpen() error {
+	info, recs, err := LoadConfig(r.j)
+	if err != nil {
+		return err
+	}
+	o := r.cfg.opts
+	o.Journal, o.Volume, o.Seed = r.j, info, r.cfg.seed
+	r.devs = nil
+	for i, rec := range recs {
+		m := Member{Record: rec, DataSize: r.cfg.size}
+		if d := r.disks[i]; d != nil {
+			m.Device = devices.NewDevice(d, devices.Options{ID: devices.ID(rec.ID)})
+			r.devs = append(r.devs, m.Device)
+		}
+		o.Members = append(o.Members, m)
+	}
+	r.v, err = Open(context.Background(), o)
+	return err
+}
+
+// close ends the volume. What was not made durable by that is gone.
+func (r *rig) close() error {
+	err := r.end()
+	for i, d := range r.disks {
+		if d != nil {
+			r.disks[i] = d.Crash(nil, simdisk.KeepNone)
+		}
+	}
+	return err
+}
+
+// end ends the engine over the present disks.
+func (r *rig) end() error {
+	err := r.v.Close(context.Background())
+	for _, d := range r.devs {
+		if cerr := d.Close(); err == nil {
+			err = cerr
+		}
+	}
+	return err
+}
+
+// crash cuts the power: what comes back is left in the rig, not opened. The old engine is ended;
+// nothing it does from here on reaches what comes back.
+func (r *rig) crash(rng *rand.Rand, policy simdisk.Policy) {
+	var after []*simdisk.Disk
+	for _, d := range r.disks {
+		if d == nil {
+			after = append(after, nil)
+			continue
+		}
+		after = append(after, d.Crash(rng, policy))
+	}
+	j := r.j.Crash(rng)
+	for _, d := range r.disks {
+		if d != nil {
+			d.Faults.Clear()
+		}
+	}
+	_ = r.end() // fails: its journal is dead
+	r.disks, r.j = after, j
+}
+
+func (r *rig) export(name string) *Export {
+	e, err := r.v.OpenExport(name)
+	require.NoError(r.t, err)
+	return e
+}

@@ -1,0 +1,433 @@
+package striping
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"ballast/devices"
+	"ballast/journal"
+	"ballast/striping/policy"
+)
+
+// healthCounts are what the status says of redundancy; recount brings them up to date after a
+// device went.
+type healthCounts struct {
+	degraded, lost atomic.Int64 // chunks
+	counting       atomic.Bool
+}
+
+// maxWriteErrors is how many failed writes a device may have before it is given up.
+const maxWriteErrors = 3
+
+// deviceError decides what an error of a device means for it. Errors of reads are healed; a
+// device that cannot sync, is gone, hangs, or keeps failing writes is taken out.
+func (v *Volume) deviceError(id devices.ID, err error) {
+	m := v.byID[id]
+	n := m.errors.Add(1)
+	var op *devices.OpError
+	isWrite := errors.As(err, &op) && op.Op != devices.Read
+	isSync := errors.As(err, &op) && op.Op == devices.Sync
+	switch {
+	case errors.Is(err, devices.ErrClosed):
+	case errors.Is(err, devices.ErrTimeout):
+		v.takeOut(m, journal.Slow, "an operation hangs")
+	case isSync, errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV), errors.Is(err, devices.ErrFailed):
+		v.takeOut(m, journal.Failed, err.Error())
+	case isWrite && n >= maxWriteErrors:
+		v.takeOut(m, journal.Failed, fmt.Sprintf("%d failed operations, last: %v", n, err))
+	default:
+		v.log.Warn("device error", "device", id.String(), "err", err)
+	}
+}
+
+// takeOut stops using a device: nothing new is placed there, reads go there only when no other
+// copy is left.
+func (v *Volume) takeOut(m *member, state journal.DeviceState, reason string) {
+	if m.out.Swap(true) {
+		return
+	}
+	if v.bal != nil {
+		v.bal.SetPlaceable(m.id, false)
+		v.bal.SetReadable(m.id, false)
+	}
+	v.mu.Lock()
+	m.reason = reason
+	closed := v.closed
+	v.mu.Unlock()
+	code := "DEVICE_FAILED"
+	if state == journal.Slow {
+		code = "DEVICE_HUNG"
+	}
+	v.event(2, code, m.id, reason)
+	if state == journal.Failed && !closed {
+		v.goBackground(func() { v.journalFailed(m, reason) })
+	}
+	if state == journal.Slow {
+		v.goBackground(func() { v.awaitReturn(m) })
+	}
+	v.recount()
+}
+
+// awaitReturn takes a device that hung back into use once the disk has answered everything. The
+// copies that missed writes meanwhile are marked stale; the rest of it is as good as before.
+func (v *Volume) awaitReturn(m *member) {
+	const settled = 2 * time.Second // without anything hanging
+	t := time.NewTicker(settled / 4)
+	defer t.Stop()
+	calm := 0
+	for calm < 4 {
+		select {
+		case <-v.ctx.Done():
+			return
+		case <-t.C:
+		}
+		if m.Device.Failed() != nil {
+			return
+		}
+		if calm++; m.Device.Load().Outstanding > 0 {
+			calm = 0
+		}
+	}
+	v.mu.Lock()
+	m.reason = ""
+	v.mu.Unlock()
+	m.out.Store(false)
+	v.bal.SetPlaceable(m.id, true)
+	v.bal.SetReadable(m.id, true)
+	v.event(0, "DEVICE_RETURNED", m.id, "the disk answers again")
+	v.recount()
+}
+
+// goBackground runs fn on a goroutine that Close waits for.
+func (v *Volume) goBackground(fn func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.closed {
+		v.wg.Go(fn)
+	}
+}
+
+func (v *Volume) journalFailed(m *member, reason string) {
+	rec := m.Record
+	rec.State, rec.Reason, rec.Since = journal.Failed, reason, time.Now().UTC()
+	if len(rec.Reason) > 200 {
+		rec.Reason = rec.Reason[:200]
+	}
+	b := &journal.Batch{}
+	key := journal.MakeKey(journal.SpaceDevice, uint64(rec.ID), 0)
+	b.Put(key, rec.Pack(key))
+	if err := v.j.Commit(v.ctx, b); err != nil && v.ctx.Err() == nil {
+		v.log.Error("journal", "op", "device state", "err", err)
+	}
+}
+
+// recount counts the chunks with too few good copies anew, in the background.
+func (v *Volume) recount() {
+	if v.health.counting.Swap(true) {
+		return
+	}
+	v.goBackground(func() {
+		var h healthCounts
+		v.health.counting.Store(false)
+		err := v.j.Scan(journal.SpaceChunk, func(k journal.Key, val []byte) error {
+			rec, err := journal.ParseChunk(k, val)
+			if err != nil {
+				return err
+			}
+			h.count(v.rate(int(rec.Slot), placesOf(&rec)), 1)
+			return v.ctx.Err()
+		})
+		if err != nil {
+			v.log.Warn("counting copies", "err", err)
+			return
+		}
+		v.health.degraded.Store(h.degraded.Load())
+		v.health.lost.Store(h.lost.Load())
+	})
+}
+
+// Status tells how the volume is.
+func (v *Volume) Status() Status {
+	s := Status{Volume: v.info.Name, UUID: formatUUID(v.info.UUID), State: "ok", Copies: int(v.info.Copies),
+		ChunkSize: int64(v.info.ChunkSize), Exports: v.Exports(),
+		Degraded: v.health.degraded.Load(), Lost: v.health.lost.Load(), Healed: v.stats.healed.Load()}
+	s.Dirty, _ = v.dirty.load()
+	st := v.j.State()
+	s.Journal = JournalStatus{Seq: uint64(st.Seq), Records: st.Count}
+	s.Devices = v.deviceStatus()
+	s.SizeBytes, s.FreeBytes, s.RawBytes = v.space()
+	for _, e := range s.Exports {
+		s.UsedBytes += e.UsedBytes
+	}
+	v.mu.Lock()
+	s.Bad = slices.Clone(v.bad)
+	v.mu.Unlock()
+	v.judge(&s)
+	return s
+}
+
+func formatUUID(u [16]byte) string {
+	h := hex.EncodeToString(u[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// space returns what the devices can hold at the wanted number of copies, what of it is free, and
+// the bytes of all data areas.
+func (v *Volume) space() (size, free, raw int64) {
+	all, rest := map[string]int64{}, map[string]int64{}
+	for _, m := range v.members {
+		_, capacity := m.alloc.usage()
+		raw += capacity
+		all[m.domain()] += capacity
+		if m.usable() {
+			rest[m.domain()] += m.alloc.freeRegions() * int64(v.info.ChunkSize)
+		}
+	}
+	list := func(by map[string]int64) (l []int64) {
+		for _, n := range by {
+			l = append(l, n)
+		}
+		return l
+	}
+	k := int(v.info.Copies)
+	if len(all) >= k {
+		size = policy.Capacity(list(all), k)
+	}
+	if n := min(k, len(rest)); n > 0 {
+		free = max(policy.Capacity(list(rest), n)-v.claimed.Load(), 0)
+	}
+	return size, free, raw
+}
+
+func (v *Volume) deviceStatus() []DeviceStatus {
+	list := make([]DeviceStatus, 0, len(v.members))
+	for _, m := range v.members {
+		used, _ := m.alloc.usage()
+		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path, State: "online", SizeBytes: m.Record.Size,
+			UsedBytes: used, Errors: m.errors.Load(), Domain: m.Record.Domain}
+		v.mu.Lock()
+		d.Reason = m.reason
+		v.mu.Unlock()
+		switch {
+		case m.Device == nil:
+			d.State = "missing"
+		case m.out.Load():
+			d.State = "failed"
+		}
+		if m.Device != nil {
+			fillDeviceStatus(&d, m.Device)
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// judge sets the volume's state and names what wants attention.
+func (v *Volume) judge(s *Status) {
+	warn := func(severity, code, message, action string) {
+		s.Health = append(s.Health, Health{code, severity, message, action})
+		if severity == "critical" {
+			s.State = "critical"
+		} else if s.State == "ok" {
+			s.State = "degraded"
+		}
+	}
+	for _, d := range s.Devices {
+		switch d.State {
+		case "missing":
+			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not there", d.Name, d.Path), "connect the disk and restart the volume")
+		case "failed":
+			warn("warning", "DEVICE_FAILED", fmt.Sprintf("device %s (%s) is not used: %s", d.Name, d.Path, d.Reason), "replace the disk")
+		}
+	}
+	if s.Degraded > 0 {
+		warn("warning", "REDUNDANCY_REDUCED", fmt.Sprintf("%d chunks have fewer than %d good copies", s.Degraded, s.Copies), "bring the missing devices back")
+	}
+	if s.Lost > 0 {
+		warn("critical", "DATA_MISSING", fmt.Sprintf("%d chunks have no good copy", s.Lost), "bring the missing devices back")
+	}
+	if len(s.Bad) > 0 {
+		warn("critical", "DATA_UNREADABLE", fmt.Sprintf("%d ranges could not be read", len(s.Bad)), "restore these ranges from elsewhere; writing them again clears the error")
+	}
+	if s.FreeBytes < int64(v.info.ChunkSize) {
+		warn("warning", "VOLUME_FULL", "there is no space for new data", "trim or remove exports, or add a device")
+	}
+	if v.events.journalDead.Load() {
+		s.Journal.Failed = true
+		warn("critical", "JOURNAL_FAILED", "the journal cannot be written: nothing new becomes durable", "look at the journal's disk, then restart the volume")
+	}
+}
+
+// eventLog keeps the newest events in memory and, best effort, in the journal.
+type eventLog struct {
+	mu          sync.Mutex
+	next        uint64
+	recent      []NumberedEvent
+	quiet       map[string]*quietEvent // by code and device
+	journalDead atomic.Bool
+}
+
+// quietEvent holds back repetitions of an event.
+type quietEvent struct {
+	since time.Time
+	held  int
+}
+
+// repeatAfter is how long an event of the same code and device is held back after one.
+const repeatAfter = 10 * time.Second
+
+// NumberedEvent is an event and its number, which grows by one with each.
+type NumberedEvent struct {
+	Number uint64
+	journal.Event
+}
+
+const keptEvents = 1000
+
+// event records what happened to the volume; severity as in journal.Event.
+func (v *Volume) event(severity uint8, code string, dev devices.ID, message string) {
+	ev := journal.Event{Time: time.Now().UTC(), Severity: severity, Code: code, Device: uint16(dev), Message: message}
+	if len(ev.Message) > 500 {
+		ev.Message = ev.Message[:500]
+	}
+	v.events.mu.Lock()
+	if held, ok := v.events.holdLocked(code, dev, ev.Time); !ok {
+		v.events.mu.Unlock()
+		return
+	} else if held > 0 {
+		ev.Message += fmt.Sprintf(" (and %d more like it)", held)
+	}
+	n := v.events.next
+	v.events.next++
+	v.events.recent = append(v.events.recent, NumberedEvent{n, ev})
+	if len(v.events.recent) > keptEvents {
+		v.events.recent = slices.Clone(v.events.recent[len(v.events.recent)-keptEvents:])
+	}
+	v.events.mu.Unlock()
+	v.log.Info("event", "code", code, "device", dev.String(), "message", ev.Message)
+	v.goBackground(func() {
+		b := &journal.Batch{}
+		key := journal.MakeKey(journal.SpaceEvent, 0, n)
+		b.Put(key, ev.Pack(key))
+		if n >= keptEvents {
+			b.Delete(journal.MakeKey(journal.SpaceEvent, 0, n-keptEvents))
+		}
+		if err := v.j.Commit(v.ctx, b); err != nil && errors.Is(err, journal.ErrDead) {
+			v.events.journalDead.Store(true)
+		}
+	})
+}
+
+// holdLocked reports whether an event may pass now, and how many were held back before it.
+func (l *eventLog) holdLocked(code string, dev devices.ID, now time.Time) (held int, ok bool) {
+	key := code + dev.String()
+	q := l.quiet[key]
+	if q == nil {
+		if l.quiet == nil {
+			l.quiet = map[string]*quietEvent{}
+		}
+		q = &quietEvent{}
+		l.quiet[key] = q
+	}
+	if now.Sub(q.since) < repeatAfter {
+		q.held++
+		return 0, false
+	}
+	held, q.held, q.since = q.held, 0, now
+	return held, true
+}
+
+// Events returns the kept events from number since on.
+func (v *Volume) Events(since uint64) []NumberedEvent {
+	v.events.mu.Lock()
+	defer v.events.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(v.events.recent, since, func(e NumberedEvent, n uint64) int {
+		if e.Number < n {
+			return -1
+		}
+		return 1
+	})
+	return slices.Clone(v.events.recent[i:])
+}
+
+func (v *Volume) loadEvents() error {
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceEvent, 0, 0), func(k journal.Key, val []byte) error {
+		space, _, n := k.Parts()
+		if space != journal.SpaceEvent {
+			return errStop
+		}
+		ev, err := journal.ParseEvent(k, val)
+		if err != nil {
+			return err
+		}
+		v.events.recent = append(v.events.recent, NumberedEvent{n, ev})
+		v.events.next = n + 1
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return err
+}
+
+// anchorState is what the labels last said of the journal.
+type anchorState struct {
+	mu  sync.Mutex
+	seq journal.Seq
+}
+
+const anchorInterval = 10 * time.Second
+
+// anchorLoop writes the journal's position into the labels, so that a journal that was rolled
+// back or replaced is noticed at the next open.
+func (v *Volume) anchorLoop() {
+	t := time.NewTicker(anchorInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-v.ctx.Done():
+			return
+		case <-t.C:
+			if err := v.writeAnchors(); err != nil {
+				v.log.Warn("labels", "err", err)
+			}
+		}
+	}
+}
+
+func (v *Volume) writeAnchors() error {
+	v.anchor.mu.Lock()
+	last := v.anchor.seq
+	st := v.j.State()
+	v.anchor.seq = st.Seq
+	v.anchor.mu.Unlock()
+	if st.Seq == last {
+		return nil
+	}
+	var errs []error
+	for _, m := range v.members {
+		if m.WriteLabel != nil && m.usable() {
+			if err := m.WriteLabel(m.Record.Epoch, st); err != nil {
+				errs = append(errs, fmt.Errorf("device %v: label: %w", m.id, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// fillDeviceStatus adds what the device measures of itself.
+func fillDeviceStatus(d *DeviceStatus, dev *devices.Device) {
+	st := dev.Stats()
+	d.ReadBytes, d.WriteBytes = int64(st.Read.Bytes), int64(st.Write.Bytes)
+	d.InFlight, d.Waiting, d.QueueLimit = st.InFlight, st.Waiting, st.Limit
+	d.P50Seconds = max(st.ReadLatency.Quantile(0.5), st.WriteLatency.Quantile(0.5)).Seconds()
+	d.P99Seconds = max(st.ReadLatency.Quantile(0.99), st.WriteLatency.Quantile(0.99)).Seconds()
+	d.Slowdown = st.Slowdown
+	d.Rotational = dev.Rotational()
+}
