@@ -182,6 +182,7 @@ func (b *Balancer) candidates(size int64, class devices.Class) []policy.Candidat
 		*c = policy.Candidate{
 			Expect:      f.Expect,
 			Backlog:     f.Backlog,
+			Pause:       f.Pause,
 			Outstanding: f.Outstanding,
 			Idle:        f.Idle,
 			Domain:      m.domain,
