@@ -72,4 +72,16 @@ func (b bitmap) run(i, limit int) (n int, v bool) {
 	return j - i, v
 }
 
+// union returns the bits that are in b or in other.
+func (b bitmap) union(other bitmap) bitmap {
+	if len(b) < len(other) {
+		b, other = other, b
+	}
+	u := b.clone()
+	for i, w := range other {
+		u[i] |= w
+	}
+	return u
+}
+
 func (b bitmap) clone() bitmap { return append(bitmap(nil), b...) }

@@ -215,6 +215,27 @@ func (c *cache) put(ch *chunk) {
 	}
 }
 
+// barrier waits until nobody holds the lock of a chunk of object that was locked before.
+func (c *cache) barrier(object uint64) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		var list []*chunk
+		s.mu.Lock()
+		for _, ch := range s.ring {
+			if ch.key.object == object {
+				ch.refs.Add(1)
+				list = append(list, ch)
+			}
+		}
+		s.mu.Unlock()
+		for _, ch := range list {
+			ch.mu.Lock()
+			ch.mu.Unlock() //nolint:staticcheck // the wait is all there is to it
+			c.put(ch)
+		}
+	}
+}
+
 // len returns the number of cached chunks.
 func (c *cache) len() int {
 	n := 0

@@ -56,6 +56,8 @@ func (v *Volume) extents(ctx context.Context, o *object, ext []Extent, off, size
 // placedFrom lists up to about limit chunks in [from, to) that may hold something, in order. more
 // tells that there may be others behind the last.
 func (v *Volume) placedFrom(o *object, from, to uint64, limit int) (list []uint64, more bool, err error) {
+	// In this order: what a commit moves from the one list to the other meanwhile is in both.
+	touched := v.touchedList(o, from, to)
 	err = v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, o.number, from), func(k journal.Key, _ []byte) error {
 		_, num, index := k.Parts()
 		if num != o.number || index >= to {
@@ -68,16 +70,18 @@ func (v *Volume) placedFrom(o *object, from, to uint64, limit int) (list []uint6
 		list = append(list, index)
 		return nil
 	})
-	if err != nil && !errors.Is(err, errStop) {
-		return nil, false, err
-	}
 	last := to
 	if more {
 		last = list[len(list)-1] + 1
 	}
-	for _, c := range v.touchedList(o, from, last) {
-		list = append(list, c.key.index)
+	for _, c := range touched {
+		if c.key.index < last {
+			list = append(list, c.key.index)
+		}
 		v.cache.put(c)
+	}
+	if err != nil && !errors.Is(err, errStop) {
+		return nil, false, err
 	}
 	slices.Sort(list)
 	return slices.Compact(list), more, nil

@@ -428,6 +428,12 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 			c.rated = now
 		}
 	}
+	if rec != nil && err != nil && !errors.Is(err, journal.ErrFull) {
+		// Nobody knows whether the record will be found in the journal. Its slots are neither
+		// freed nor, without an intent, overwritten.
+		c.fresh = false
+		c.durable = c.durable.union(c.written)
+	}
 	enqueue := v.wb.enqueueLocked(c)
 	if o != nil {
 		v.settle(o, c)

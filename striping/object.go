@@ -29,7 +29,7 @@ type object struct {
 	behind  atomic.Bool   // chunks behind the end were found at open
 	streams streams
 
-	resize sync.Mutex // one change of size at a time; may be held over I/O
+	resize ioLock // one change of the record, or of the size, at a time
 
 	mu      sync.Mutex // a leaf: nothing is locked under it
 	rec     journal.Object
@@ -37,7 +37,7 @@ type object struct {
 }
 
 func newObject(rec journal.Object) *object {
-	o := &object{number: rec.Number, rec: rec, touched: map[uint64]*chunk{}, idle: make(chan struct{}, 1)}
+	o := &object{number: rec.Number, rec: rec, touched: map[uint64]*chunk{}, idle: make(chan struct{}, 1), resize: newIOLock()}
 	o.size.Store(rec.Size)
 	return o
 }
@@ -176,14 +176,11 @@ func (v *Volume) CreateExport(ctx context.Context, name string, size int64) erro
 	o.removed.Store(true) // until it is durable
 	v.nextID++
 	v.names[name] = o
-	info := v.info
-	info.Generation, info.NextObject = v.genLimit, v.nextID
 	v.mu.Unlock()
 
 	b := &journal.Batch{}
-	putVolume(b, &info)
 	putObject(b, &o.rec)
-	err := v.j.Commit(ctx, b)
+	err := v.commitVolume(ctx, b)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
@@ -210,12 +207,28 @@ func (v *Volume) export(name string) (*object, error) {
 	return o, nil
 }
 
+// lockExport is export with the object's resize lock held: no other change of it is under way,
+// and it was not removed meanwhile.
+func (v *Volume) lockExport(name string) (*object, error) {
+	o, err := v.export(name)
+	if err != nil {
+		return nil, err
+	}
+	o.resize.Lock()
+	if o.removed.Load() {
+		o.resize.Unlock()
+		return nil, fmt.Errorf("export %q: %w", name, ErrNotExist)
+	}
+	return o, nil
+}
+
 // SetReadOnly makes an export refuse writes, or take them again.
 func (v *Volume) SetReadOnly(ctx context.Context, name string, ro bool) error {
-	o, err := v.export(name)
+	o, err := v.lockExport(name)
 	if err != nil {
 		return err
 	}
+	defer o.resize.Unlock()
 	return v.changeObject(ctx, o, func(rec *journal.Object) {
 		rec.Flags &^= journal.FlagReadOnly
 		if ro {
@@ -224,7 +237,7 @@ func (v *Volume) SetReadOnly(ctx context.Context, name string, ro bool) error {
 	})
 }
 
-// changeObject journals a change of an object's record, then makes it.
+// changeObject journals a change of an object's record, then makes it. Called with o.resize.
 func (v *Volume) changeObject(ctx context.Context, o *object, change func(*journal.Object)) error {
 	o.mu.Lock()
 	rec := o.rec
@@ -244,14 +257,13 @@ func (v *Volume) changeObject(ctx context.Context, o *object, change func(*journ
 // ResizeExport changes the size of an export while it is in use. What is cut off is gone; what
 // is added reads as zeros.
 func (v *Volume) ResizeExport(ctx context.Context, name string, size int64) error {
-	o, err := v.export(name)
-	if err != nil {
-		return err
-	}
 	if err := checkExportSize(size); err != nil {
 		return fmt.Errorf("export %q: %w", name, err)
 	}
-	o.resize.Lock()
+	o, err := v.lockExport(name)
+	if err != nil {
+		return err
+	}
 	defer o.resize.Unlock()
 	old := o.size.Load()
 	if size > old {
@@ -290,6 +302,7 @@ func (v *Volume) zeroTail(ctx context.Context, o *object, off, end int64) error 
 func (v *Volume) dropBehind(ctx context.Context, o *object, size int64) error {
 	cs := int64(v.info.ChunkSize)
 	first := uint64((size + cs - 1) / cs)
+	v.cache.barrier(o.number) // whoever writes later sees the new size
 	if end := int64(first) * cs; size < end {
 		if err := v.zeroRange(ctx, o, size, end-size, false); err != nil {
 			return err
@@ -304,15 +317,14 @@ func (v *Volume) dropBehind(ctx context.Context, o *object, size int64) error {
 // RemoveExport removes an export and gives its space back. While clients hold it open it is
 // refused with ErrBusy unless force is set; their requests then fail.
 func (v *Volume) RemoveExport(ctx context.Context, name string, force bool) error {
-	o, err := v.export(name)
+	o, err := v.lockExport(name)
 	if err != nil {
 		return err
 	}
+	defer o.resize.Unlock()
 	if o.open.Load() > 0 && !force {
 		return fmt.Errorf("export %q: %w by %d clients", name, ErrBusy, o.open.Load())
 	}
-	o.resize.Lock()
-	defer o.resize.Unlock()
 	if err := v.changeObject(ctx, o, func(rec *journal.Object) { rec.Flags |= journal.FlagDeleted }); err != nil {
 		return err
 	}

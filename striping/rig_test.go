@@ -25,11 +25,26 @@ type rigConfig struct {
 	latency time.Duration // of a journal commit
 	opts    Options
 	seed    uint64
+
+	sizes []int64                               // of the disks one by one, instead of size
+	wrapJ func(journal.Journal) journal.Journal // stands between the engine and the journal
+	wrapD func(disk int, d devices.Disk) devices.Disk
+}
+
+// diskSize is the size of disk i.
+func (c *rigConfig) diskSize(i int) int64 {
+	if len(c.sizes) > 0 {
+		return c.sizes[i]
+	}
+	return c.size
 }
 
 func (c *rigConfig) setDefaults() {
 	if c.disks == 0 {
 		c.disks = 3
+		if len(c.sizes) > 0 {
+			c.disks = len(c.sizes)
+		}
 	}
 	if c.size == 0 {
 		c.size = 4 << 20
@@ -56,7 +71,7 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 	cfg.setDefaults()
 	r := &rig{t: t, cfg: cfg}
 	for i := range cfg.disks {
-		r.disks = append(r.disks, simdisk.New(simdisk.Options{Size: cfg.size, Seed: cfg.seed + uint64(i), Timing: cfg.timing}))
+		r.disks = append(r.disks, simdisk.New(simdisk.Options{Size: cfg.diskSize(i), Seed: cfg.seed + uint64(i), Timing: cfg.timing}))
 	}
 	o := simjournal.Options{}
 	if cfg.latency > 0 {
@@ -67,7 +82,7 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 	var recs []journal.Device
 	for i := range cfg.disks {
 		recs = append(recs, journal.Device{ID: uint16(i + 1), UUID: [16]byte{byte(i + 1)}, Path: fmt.Sprintf("/sim/%d", i+1),
-			Size: cfg.size, State: journal.Online})
+			Size: cfg.diskSize(i), State: journal.Online})
 	}
 	require.NoError(t, Format(context.Background(), r.j, vol, recs))
 	r.open()
@@ -84,11 +99,18 @@ func (r *rig) tryOpen() error {
 	}
 	o := r.cfg.opts
 	o.Journal, o.Volume, o.Seed = r.j, info, r.cfg.seed
+	if r.cfg.wrapJ != nil {
+		o.Journal = r.cfg.wrapJ(r.j)
+	}
 	r.devs = nil
 	for i, rec := range recs {
-		m := Member{Record: rec, DataSize: r.cfg.size}
+		m := Member{Record: rec, DataSize: r.cfg.diskSize(i)}
 		if d := r.disks[i]; d != nil {
-			m.Device = devices.NewDevice(d, devices.Options{ID: devices.ID(rec.ID)})
+			disk := devices.Disk(d)
+			if r.cfg.wrapD != nil {
+				disk = r.cfg.wrapD(i, d)
+			}
+			m.Device = devices.NewDevice(disk, devices.Options{ID: devices.ID(rec.ID)})
 			r.devs = append(r.devs, m.Device)
 		}
 		o.Members = append(o.Members, m)
@@ -144,4 +166,40 @@ func (r *rig) export(name string) *Export {
 	e, err := r.v.OpenExport(name)
 	require.NoError(r.t, err)
 	return e
+}
+
+// hookJournal calls its hooks around the calls of a journal; nil ones are left out.
+type hookJournal struct {
+	journal.Journal
+	beforeCommit func(*journal.Batch)
+	afterCommit  func(*journal.Batch, error)
+	afterScan    func(journal.Space)
+}
+
+func (h *hookJournal) Commit(ctx context.Context, b *journal.Batch) error {
+	if h.beforeCommit != nil {
+		h.beforeCommit(b)
+	}
+	err := h.Journal.Commit(ctx, b)
+	if h.afterCommit != nil {
+		h.afterCommit(b, err)
+	}
+	return err
+}
+
+func (h *hookJournal) ScanFrom(from journal.Key, fn func(journal.Key, []byte) error) error {
+	err := h.Journal.ScanFrom(from, fn)
+	if h.afterScan != nil {
+		h.afterScan(from.Space())
+	}
+	return err
+}
+
+// stamped returns n blocks of version ver from block first on.
+func stamped(first, n int, ver uint32) []byte {
+	p := make([]byte, n*blockSize)
+	for i := range n {
+		stamp(p[i*blockSize:(i+1)*blockSize], first+i, ver)
+	}
+	return p
 }

@@ -101,6 +101,8 @@ type Volume struct {
 	placedBy atomic.Int64  // chunks with a slot
 	touched  atomic.Int64  // chunks that the journal does not wholly know
 
+	infoLock ioLock // over commits of the volume's record: they reach the journal in order
+
 	mu       sync.Mutex
 	objects  map[uint64]*object
 	names    map[string]*object // exports
@@ -159,7 +161,7 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opts: o, log: o.Logger, j: o.Journal, info: o.Volume, byID: map[devices.ID]*member{},
+	v := &Volume{opts: o, log: o.Logger, j: o.Journal, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
 	if err := v.checkGeometry(); err != nil {
 		return nil, err
@@ -274,15 +276,24 @@ func (v *Volume) raiseGenerations() {
 		return
 	}
 	v.genLimit += generationStep
-	info := v.info
-	info.Generation, info.NextObject = v.genLimit, v.nextID
 	v.wg.Go(func() {
-		b := &journal.Batch{}
-		putVolume(b, &info)
-		if err := v.j.Commit(v.ctx, b); err != nil {
+		if err := v.commitVolume(v.ctx, &journal.Batch{}); err != nil {
 			v.log.Error("journal", "op", "raise generations", "err", err)
 		}
 	})
+}
+
+// commitVolume commits b together with the volume's record as it is then: an older one never
+// comes after a newer one.
+func (v *Volume) commitVolume(ctx context.Context, b *journal.Batch) error {
+	v.infoLock.Lock()
+	defer v.infoLock.Unlock()
+	v.mu.Lock()
+	info := v.info
+	info.Generation, info.NextObject = v.genLimit, v.nextID
+	v.mu.Unlock()
+	putVolume(b, &info)
+	return v.j.Commit(ctx, b)
 }
 
 func putVolume(b *journal.Batch, info *journal.Volume) {

@@ -39,8 +39,12 @@ func (v *Volume) acquire(key chunkKey) (*chunk, error) {
 	return c, nil
 }
 
-// claimLocked promises c the space that holding blocks up to end will take. Called with c.mu.
+// claimLocked promises c the space that holding blocks up to end will take. Blocks behind the end
+// of an object that shrank meanwhile are refused. Called with c.mu.
 func (v *Volume) claimLocked(o *object, c *chunk, end int) error {
+	if int64(c.key.index)*int64(v.info.ChunkSize)+int64(end-1)*blockSize >= o.size.Load() {
+		return ErrRange
+	}
 	if end <= c.slot || c.claim > 0 {
 		return nil
 	}

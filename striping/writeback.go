@@ -258,8 +258,10 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	if c.dirty == nil || c.out != nil || c.inCommit || c.holder || o == nil {
 		return nil, nil
 	}
-	if len(c.intents) > v.maxIntents() && c.pending {
-		// Confirm what was overwritten before more is; the end of the commit comes back here.
+	if len(c.intents) > v.maxIntents() && c.pending && len(c.wait) == 0 {
+		// Confirm what was overwritten before more is; the end of the commit comes back here. A
+		// round of flushes that waits for this write-out is the one which would have to do that:
+		// it goes first, and its commit, or its syncs, make room.
 		v.goBackground(func() {
 			_ = v.flushes.ask(v.ctx, &flushRequest{o: o, from: c.key.index, to: c.key.index + 1, settle: true, commit: true})
 		})
