@@ -59,7 +59,8 @@ type Request struct {
 	returnDue             bool // the disk let go meanwhile: whoever answers calls Returned
 	inline                bool // a caller of Do is in the disk itself and cannot be answered early
 	probe                 bool
-	list                  *requestList // it is in this one
+	after, entered        chan struct{} // a spinning disk gets its operations in order: see startLocked
+	list                  *requestList  // it is in this one
 	prev, next            *Request
 }
 
@@ -174,6 +175,8 @@ type Device struct {
 	flightOps                 [patterns]int
 	flightBytes               [patterns]int64
 	flightBackground          int
+	backgroundOps             [patterns]int // waiting ones
+	backgroundBytes           [patterns]int64
 	readCredit                float64       // seconds of reads dispatched past a waiting write
 	floorAt                   time.Duration // a background request may start from then on
 	lastProgress              time.Duration // last completion of any kind
@@ -182,6 +185,7 @@ type Device struct {
 	outstanding               int           // reads and writes queued or in the disk
 	syncs                     syncState
 	idle                      []*worker
+	entered                   chan struct{} // closed when the last operation enters a spinning disk
 	wakeAt                    time.Duration // the watchdog looks again then; 0: it sleeps
 	watching                  bool          // the watchdog runs
 	probing                   bool          // StartProbes was called
@@ -305,6 +309,12 @@ func (d *Device) inlineLocked(r *Request, size int64, now time.Duration) bool {
 
 // carryOut does what r asks for. It is called without the lock.
 func (d *Device) carryOut(r *Request) error {
+	if r.entered != nil {
+		if r.after != nil {
+			<-r.after
+		}
+		close(r.entered)
+	}
 	var n int
 	var err error
 	switch r.Kind {
@@ -405,6 +415,8 @@ type Load struct {
 	Outstanding int           // own operations queued or dispatched
 	Idle        bool          // nothing queued or dispatched
 	Overdue     bool          // the oldest operation in flight takes longer than expected
+	Background  time.Duration // expected time that background requests in the queue take, not in Backlog
+	Waiting     int           // background requests in the queue, not in Outstanding
 	Busy        time.Duration // time with own operations queued or dispatched, since NewDevice
 	Stalled     time.Duration // time without any completion while operations were in the disk, up to now
 }
@@ -440,6 +452,8 @@ func (d *Device) loadLocked(now time.Duration) Load {
 		Outstanding: d.outstanding,
 		Idle:        d.outstanding == 0,
 		Overdue:     d.overdueLocked(now),
+		Background:  seconds(d.model.work(&d.backgroundOps, &d.backgroundBytes)),
+		Waiting:     d.background.n,
 		Busy:        d.busy,
 	}
 	if d.outstanding > 0 {

@@ -487,10 +487,11 @@ func TestErrorsNameTheOperation(t *testing.T) {
 func TestCloseAnswersEverything(t *testing.T) {
 	withDevice(t, Options{Timeout: time.Second, Learned: learned(20e-3 / mib)}, func(t *testing.T, g *gateDisk, d *Device) {
 		hung := request(Write, 0, mib).submit(d)
+		require.Len(t, g.inDisk(), 1)
 		slow := request(Write, 0, mib).submit(d)
 		queued := request(Write, 0, mib).submit(d)
 		require.Len(t, g.inDisk(), 2)
-		closed := make(chan error)
+		closed := make(chan error, 1)
 		began := time.Now()
 		go func() { closed <- d.Close() }()
 		synctest.Wait()

@@ -3,7 +3,6 @@ package devices
 import (
 	"math/rand/v2"
 	"time"
-	"unsafe"
 )
 
 // Probes are how a device that gets no work is found to be well again, and how a slow one is
@@ -32,7 +31,7 @@ func (d *Device) StartProbes() {
 
 func (d *Device) probeLoop() {
 	defer d.routines.Done()
-	buf := alignedBuf(probeSize)
+	buf := AlignedBytes(probeSize)
 	rng := rand.New(rand.NewPCG(uint64(d.opts.ID), 0x70726f6265))
 	tick := time.NewTicker(probeTick)
 	defer tick.Stop()
@@ -89,11 +88,4 @@ func (d *Device) probe(rng *rand.Rand, buf []byte) *Request {
 	}
 	r.Off = base + rng.Int64N((span-probeSize)/BlockSize+1)*BlockSize
 	return r
-}
-
-// alignedBuf returns a buffer whose address suits O_DIRECT.
-func alignedBuf(size int) []byte {
-	b := make([]byte, size+BlockSize)
-	skip := (BlockSize - int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))%BlockSize)) % BlockSize
-	return b[skip : skip+size : skip+size]
 }

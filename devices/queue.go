@@ -85,6 +85,10 @@ func (d *Device) enqueueLocked(r *Request, now time.Duration) {
 			d.floorAt = max(d.floorAt, now+d.floorGap(r))
 		}
 		d.background.push(r)
+		if r.measured() {
+			d.backgroundOps[r.pattern]++
+			d.backgroundBytes[r.pattern] += r.size
+		}
 		return
 	case r.Kind == Read:
 		d.reads.push(r)
@@ -95,9 +99,19 @@ func (d *Device) enqueueLocked(r *Request, now time.Duration) {
 }
 
 func (d *Device) unqueueLocked(r *Request, now time.Duration) {
+	if r.list == &d.background {
+		d.takeBackgroundLocked(r)
+		return
+	}
 	r.list.remove(r)
-	if r.Class != Background {
-		d.uncountLocked(r, now)
+	d.uncountLocked(r, now)
+}
+
+func (d *Device) takeBackgroundLocked(r *Request) {
+	d.background.remove(r)
+	if r.measured() {
+		d.backgroundOps[r.pattern]--
+		d.backgroundBytes[r.pattern] -= r.size
 	}
 }
 
@@ -145,7 +159,7 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	waiting := d.reads.n + d.writes.n
 	if b := d.background.head; b != nil && d.flightBackground == 0 && d.inDisk < d.opts.MaxWorkers {
 		if (waiting == 0 && d.flight.n == 0) || now >= d.floorAt {
-			d.background.remove(b)
+			d.takeBackgroundLocked(b)
 			return b
 		}
 	}
@@ -169,12 +183,18 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	return w
 }
 
-// startLocked puts r into the disk's hands.
+// startLocked puts r into the disk's hands. Goroutines that start at one time run in any order; a
+// spinning disk that gets the parts of a stream in another one may lose a turn for each. So
+// each operation waits until the one before it is about to enter the disk.
 func (d *Device) startLocked(r *Request, now time.Duration) {
 	r.state = requestInDisk
 	r.dispatched = now
 	d.inDisk++
 	d.flight.push(r)
+	if d.opts.Rotational {
+		r.after, r.entered = d.entered, make(chan struct{})
+		d.entered = r.entered
+	}
 	if r.Class == Background {
 		d.countLocked(r, now)
 		d.flightBackground++

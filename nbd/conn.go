@@ -47,6 +47,7 @@ type conn struct {
 	prefetcher  Prefetcher
 	info        Info
 	state       *exportState
+	endSeq      uint64 // guarded by s.mu: order of breaking off with requests under way; 0: not
 	closeExport func()
 	structured  bool
 	allocation  bool // base:allocation was selected
@@ -204,6 +205,9 @@ func (c *conn) end(err error) {
 		r.recycle()
 	}
 	c.flushHeld()
+	if c.export != nil && err != nil && !c.stopped() && c.pending.Load() > 0 {
+		c.s.lose(c)
+	}
 	c.waiting.Store(true)
 	for c.pending.Load() > 0 {
 		<-c.room
@@ -372,7 +376,7 @@ func (c *conn) acceptWrite(r *request) error {
 		p := c.in.peek(n)
 		c.in.skip(n)
 		done := n == 0
-		if !done && c.inliner != nil && r.CommandFlags&wire.CmdFlagFUA == 0 {
+		if !done && c.inliner != nil && r.CommandFlags&wire.CmdFlagFUA == 0 && c.state.lost.Load() == 0 {
 			done, r.err = c.inliner.TryWriteAt(p, int64(r.Offset))
 		}
 		if done {
@@ -491,6 +495,10 @@ func (c *conn) run(r *request) {
 func (c *conn) call(r *request) error {
 	off, ctx := int64(r.Offset), c.s.ctx
 	fua := r.CommandFlags&wire.CmdFlagFUA != 0
+	switch r.Type {
+	case wire.CmdWrite, wire.CmdTrim, wire.CmdWriteZeroes:
+		c.waitForLost()
+	}
 	switch r.Type {
 	case wire.CmdRead:
 		return c.export.Read(c.ctx, off, r.size, &r.data)

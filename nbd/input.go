@@ -15,9 +15,15 @@ type input struct {
 	buf  []byte
 	r, w int
 
+	// After a payload that was read straight into its own memory another is likely. What the
+	// buffer gets of it has to be copied, so for once only little is read ahead.
+	little bool
+
 	mid *midRequest
 	in  bool // mid is set
 }
+
+const littleAhead = 1 << 10
 
 // midRequest tells the watch that a request has begun to arrive and is not complete.
 type midRequest struct {
@@ -62,7 +68,11 @@ func (in *input) fill(n int) error {
 		in.r = 0
 	}
 	for in.buffered() < n {
-		k, err := in.conn.Read(in.buf[in.w:])
+		to := len(in.buf)
+		if in.little {
+			to = max(n, littleAhead)
+		}
+		k, err := in.conn.Read(in.buf[in.w:to])
 		in.w += k
 		if err != nil && in.buffered() < n {
 			return err
@@ -71,6 +81,7 @@ func (in *input) fill(n int) error {
 			in.middle(true, 0)
 		}
 	}
+	in.little = false
 	in.middle(false, 0)
 	return nil
 }
@@ -86,6 +97,7 @@ func (in *input) readFull(p []byte) error {
 			return err
 		}
 	}
+	in.little = in.buffered() == 0
 	in.middle(false, 0)
 	return nil
 }

@@ -31,6 +31,7 @@ type Server struct {
 	handshakes map[*conn]struct{} // those that count for MaxHandshakes
 	exports    map[string]*exportState
 	nextID     uint64
+	lastEnd    uint64 // the highest conn.endSeq
 	accepted   uint64
 	displaced  uint64
 }
@@ -39,6 +40,7 @@ type Server struct {
 type exportState struct {
 	conns map[*conn]struct{} // attached or about to be
 	past  commandStats       // of connections that ended
+	lost  atomic.Int32       // connections that broke off and have requests under way
 }
 
 // NewServer returns a server for exports. It serves nobody until Serve or ServeConn is called.
@@ -279,6 +281,36 @@ func (c *conn) waitFor(others []*conn) error {
 	return nil
 }
 
+// lose notes that c broke off with requests under way. A client with several connections may send
+// them again on another one, so modifications there wait for c; see waitForLost.
+func (s *Server) lose(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastEnd++
+	c.endSeq = s.lastEnd
+	c.state.lost.Add(1)
+}
+
+// waitForLost is called before a modification. It waits for the connections of the export that
+// broke off; one that is broken off itself waits only for those that did before, so that no two
+// wait for each other.
+func (c *conn) waitForLost() {
+	if c.state.lost.Load() == 0 {
+		return
+	}
+	c.s.mu.Lock()
+	var lost []*conn
+	for other := range c.state.conns {
+		if other.endSeq > 0 && (c.endSeq == 0 || other.endSeq < c.endSeq) {
+			lost = append(lost, other)
+		}
+	}
+	c.s.mu.Unlock()
+	for _, other := range lost {
+		<-other.done
+	}
+}
+
 // hungUp tells whether the peer has closed its side, even if there is still something to read.
 func (c *conn) hungUp() bool {
 	if c.raw == nil {
@@ -304,6 +336,9 @@ func (s *Server) detach(c *conn) {
 	c.state.past.add(&c.stats)
 	c.mu.Unlock()
 	delete(c.state.conns, c)
+	if c.endSeq > 0 {
+		c.state.lost.Add(-1)
+	}
 	c.state = nil
 }
 

@@ -72,12 +72,19 @@ func Run(t *testing.T, fresh func(t *testing.T) (open Opener, persistent bool)) 
 	})
 }
 
-// Pattern returns n aligned bytes that differ from block to block and from seed to seed.
+// Pattern returns n aligned bytes that differ from sector to sector and from seed to seed.
 func Pattern(n int, seed uint64) []byte {
+	const sector = 512
 	p := devices.AlignedBytes(n)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for i := 0; i+8 <= n; i += 8 {
+	for i := 0; i+8 <= min(n, sector); i += 8 {
 		binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
+	}
+	for i := sector; i < n; i += sector {
+		copy(p[i:], p[:sector])
+		if i+8 <= n {
+			binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
+		}
 	}
 	return p
 }

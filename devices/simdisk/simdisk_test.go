@@ -285,6 +285,31 @@ func TestSyncCoversOnlyWhatReturnedBefore(t *testing.T) {
 	})
 }
 
+// TestWriteUnderWayIsNobodysPromise: neither a sync nor a full cache settles a write that has
+// not returned.
+func TestWriteUnderWayIsNobodysPromise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, cache := range []int64{0, -1} {
+			d := New(Options{Size: mib, CacheSize: cache})
+			hang := d.Add(faultdisk.Fault{On: faultdisk.OnWrite, Effect: faultdisk.Hang, Extent: faultdisk.Whole})
+			done := make(chan error)
+			go func() {
+				_, err := d.WriteAt(fill(devices.BlockSize, 'a'), 0)
+				done <- err
+			}()
+			synctest.Wait()
+			write(t, d, devices.BlockSize, devices.BlockSize, 'b')
+			if cache == 0 {
+				require.NoError(t, d.Sync())
+			}
+			require.Equal(t, []Write{{Size: devices.BlockSize}}, d.PendingWrites())
+			require.Equal(t, ".b", state(t, d.Crash(nil, KeepNone), 2))
+			hang.Lift()
+			require.NoError(t, <-done)
+		}
+	})
+}
+
 func TestWriteUnderWayMayBeLostOrKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(Options{Size: mib, Timing: Timing{WriteRate: mib, PerSync: time.Microsecond}})

@@ -39,9 +39,9 @@ type Member struct {
 	Domain string // failure domain; "" is the device itself
 }
 
-// Options of a Balancer. Copies and Space must be set.
+// Options of a Balancer. Space must be set.
 type Options struct {
-	Copies int
+	Copies int // of each chunk; default 1
 	Space  Space
 	Seed   uint64 // breaks ties
 	// Reserved is how many logical bytes have been promised to clients but are not placed yet;
@@ -61,12 +61,12 @@ type Balancer struct {
 	epoch   time.Time
 	timers  *timers
 
-	waiting atomic.Int64 // len(queue)
+	waiting atomic.Int64 // in both queues
 
 	mu      sync.Mutex
 	closed  bool
-	queue   []*write // in order of arrival; the first is placed first
-	placing bool     // one goroutine places; the others tell it to look again
+	queues  [2][]*write // by class, in order of arrival; the foreground goes first
+	placing bool        // one goroutine places; the others tell it to look again
 	again   bool
 	counts  Stats
 	writes  policy.Tokens
@@ -97,6 +97,7 @@ type member struct {
 
 // New returns a balancer over members. Devices stay the caller's.
 func New(members []Member, o Options) *Balancer {
+	o.Copies = max(1, o.Copies)
 	b := &Balancer{
 		opts:  o,
 		byID:  make(map[devices.ID]*member, len(members)),
@@ -159,11 +160,24 @@ func (b *Balancer) fail(id devices.ID, err error) {
 	}
 }
 
+// forecast is what a device's load means to a request of the given class: foreground requests
+// overtake those of the background that wait.
+func (m *member) forecast(kind devices.Kind, class devices.Class, off, size int64) devices.Forecast {
+	f := m.dev.Forecast(kind, off, size)
+	if class == devices.Background {
+		f.Expect += f.Background
+		f.Backlog += f.Background
+		f.Outstanding += f.Waiting
+		f.Idle = f.Outstanding == 0
+	}
+	return f
+}
+
 // candidates reads the load of all devices for a write of size bytes.
-func (b *Balancer) candidates(size int64) []policy.Candidate {
+func (b *Balancer) candidates(size int64, class devices.Class) []policy.Candidate {
 	cands := make([]policy.Candidate, len(b.members))
 	for i, m := range b.members {
-		f := m.dev.Forecast(devices.Write, m.next.Load(), size)
+		f := m.forecast(devices.Write, class, m.next.Load(), size)
 		c := &cands[i]
 		*c = policy.Candidate{
 			Expect:      f.Expect,
@@ -223,7 +237,7 @@ func (b *Balancer) Stats() Stats {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.counts
-	s.Waiting = len(b.queue)
+	s.Waiting = len(b.queues[0]) + len(b.queues[1])
 	s.WriteTokens, s.ReadTokens = b.writes.Left(now), b.reads.Left(now)
 	for _, m := range b.members {
 		s.Shares = append(s.Shares, Share{

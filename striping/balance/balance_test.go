@@ -379,6 +379,7 @@ func TestPreferredDevices(t *testing.T) {
 			all = append(all, r.write(prefer))
 		}
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		elsewhere := 0
 		for _, o := range all {
 			for _, p := range o.placed {
@@ -568,4 +569,90 @@ func TestTokensBoundSecondAttempts(t *testing.T) {
 		require.LessOrEqual(t, float64(r.b.Stats().Hedges), 50+0.05*reads+10)
 		require.Positive(t, r.b.Stats().Hedges)
 	})
+}
+
+func TestBackgroundWork(t *testing.T) {
+	withRig(t, rigOptions{rates: abc, copies: 2}, func(t *testing.T, r *rig) {
+		background := func(w *Write) { w.Class = devices.Background }
+		var all []*written
+		for range 64 {
+			all = append(all, r.write(background))
+		}
+		synctest.Wait()
+		require.Positive(t, r.b.Stats().Waiting, "late binding holds for them as well")
+		began := time.Now()
+		client := r.write()
+		time.Sleep(10 * time.Second)
+		client.require(t, 1, 1, nil, 2, 3)
+		require.Less(t, client.at.Sub(began), 100*time.Millisecond, "one piece on each disk is in its way")
+		for _, o := range all {
+			synctest.Wait()
+			require.NoError(t, o.err)
+			require.Len(t, o.placed, 2)
+			require.Equal(t, 1, o.returned)
+		}
+		require.Zero(t, r.b.Stats().Replacements)
+	})
+}
+
+// nullDisk takes no time.
+type nullDisk struct{}
+
+func (nullDisk) ReadAt(p []byte, _ int64) (int, error)  { return len(p), nil }
+func (nullDisk) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (nullDisk) Sync() error                            { return nil }
+func (nullDisk) Size() int64                            { return diskSize }
+func (nullDisk) Close() error                           { return nil }
+
+func benchRig(b *testing.B) *Balancer {
+	var members []Member
+	space := newTestSpace(nil)
+	for i := range 3 {
+		d := devices.NewDevice(nullDisk{}, devices.Options{ID: devices.ID(i + 1)})
+		b.Cleanup(func() { _ = d.Close() })
+		space.add(d.ID(), diskSize)
+		members = append(members, Member{Device: d})
+	}
+	bal := New(members, Options{Copies: 2, Space: space})
+	b.Cleanup(bal.Close)
+	return bal
+}
+
+func BenchmarkReadSyncOneCopy(b *testing.B) {
+	bal := benchRig(b)
+	r := &Read{Copies: []Copy{{1, 0}}, Size: 4096, Bufs: [][]byte{make([]byte, 4096)}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := bal.ReadSync(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkReadSyncTwoCopies(b *testing.B) {
+	bal := benchRig(b)
+	buf := make([]byte, 4096)
+	r := &Read{Copies: []Copy{{1, 0}, {2, 0}}, Size: 4096, Bufs: [][]byte{buf}, NewBufs: func() [][]byte { return [][]byte{make([]byte, 4096)} }}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := bal.ReadSync(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkWriteTwoCopies(b *testing.B) {
+	bal := benchRig(b)
+	buf := make([]byte, 4096)
+	done := make(chan struct{})
+	b.ReportAllocs()
+	for b.Loop() {
+		bal.Write(&Write{Slot: chunk, Runs: []Run{{Bufs: [][]byte{buf}}}, Done: func(_ *Write, placed []Placed, err error) {
+			for _, p := range placed {
+				bal.opts.Space.Release(p.Device, p.Off, chunk)
+			}
+			done <- struct{}{}
+		}})
+		<-done
+	}
 }

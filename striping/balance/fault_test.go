@@ -70,6 +70,9 @@ func chaos(t *testing.T, seed uint64) {
 			runs = append(runs, Run{Off: int64(len(runs)) * (64 << 10), Bufs: [][]byte{r.buf[:4096*(1+rng.IntN(8))]}})
 		}
 		w := &Write{Slot: chunk, Runs: runs, Independent: rng.IntN(2) == 0}
+		if rng.IntN(5) == 0 {
+			w.Class = devices.Background
+		}
 		if rng.IntN(4) == 0 {
 			w.Prefer = []devices.ID{devices.ID(1 + rng.IntN(n)), devices.ID(1 + rng.IntN(n))}
 		}
@@ -109,6 +112,9 @@ func chaos(t *testing.T, seed uint64) {
 	read := func() {
 		size := int64(4096 * (1 + rng.IntN(64)))
 		rd := &Read{Size: size, Bufs: [][]byte{r.buf[:size]}}
+		if rng.IntN(5) == 0 {
+			rd.Class = devices.Background
+		}
 		for _, i := range rng.Perm(n)[:1+rng.IntN(min(3, n))] {
 			rd.Copies = append(rd.Copies, Copy{devices.ID(i + 1), rng.Int64N(64) * mib})
 		}

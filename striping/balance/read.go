@@ -18,7 +18,8 @@ type Copy struct {
 type Read struct {
 	Copies []Copy
 	Size   int64
-	Bufs   [][]byte // destination of the first attempt
+	Bufs   [][]byte      // destination of the first attempt
+	Class  devices.Class // Background for reads that no client waits for; they are not hedged
 	// NewBufs returns another destination of the same size, for an attempt while the disk still
 	// holds an earlier one. Nil means that there is none: such attempts are then not made.
 	NewBufs func() [][]byte
@@ -94,6 +95,7 @@ func (b *Balancer) ReadSync(r *Read) (copy int, bufs [][]byte, err error) {
 		m.readBytes.Add(uint64(r.Size))
 		call := calls.Get().(*inlineRead)
 		call.r = r
+		call.req.Class = r.Class
 		call.req.Off, call.req.Bufs = r.Copies[i].Off, r.Bufs
 		err := m.dev.Do(&call.req)
 		call.leave()
@@ -184,7 +186,7 @@ func (b *Balancer) pick(r *Read, tried func(copy int) bool, stream *Stream) (int
 			sources = append(sources, policy.Source{Gone: true})
 			continue
 		}
-		f := m.dev.Forecast(devices.Read, c.Off, r.Size)
+		f := m.forecast(devices.Read, r.Class, c.Off, r.Size)
 		sources = append(sources, policy.Source{
 			Expect:   f.Expect,
 			Idle:     f.Idle,
@@ -222,7 +224,7 @@ func (rd *read) try(a *attempt, i int, bufs [][]byte, exp time.Duration) {
 	a.rd, a.copy, a.bufs, a.m = rd, i, bufs, b.byID[c.Device]
 	a.began, a.exp = b.now(), exp
 	a.req = devices.Request{
-		Kind: devices.Read, Off: c.Off, Bufs: bufs,
+		Kind: devices.Read, Class: r.Class, Off: c.Off, Bufs: bufs,
 		Done: a.result, Returned: a.letGo,
 	}
 	a.m.reads.Add(1)
@@ -231,7 +233,7 @@ func (rd *read) try(a *attempt, i int, bufs [][]byte, exp time.Duration) {
 	rd.attempts = append(rd.attempts, a)
 	rd.live++
 	rd.mu.Unlock()
-	if len(r.Copies) > 1 && r.NewBufs != nil && !b.opts.NoHedges {
+	if len(r.Copies) > 1 && r.NewBufs != nil && !b.opts.NoHedges && r.Class == devices.Foreground {
 		a.fire = a.overdue
 		b.timers.set(&a.timer, a.began+policy.HedgeAt(exp, a.slack()))
 	}

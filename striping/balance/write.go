@@ -26,6 +26,9 @@ type Write struct {
 	Slot   int64 // bytes to reserve, a multiple of devices.BlockSize
 	Runs   []Run // what is written; the rest of the slot is left as it is
 	Copies int   // 0 means Options.Copies
+	// Class is Background for work that no client waits for: it yields to all other work, and
+	// nothing of it is done twice because it is late.
+	Class devices.Class
 	// Independent says that this is not one of several pieces that somebody waits for at once.
 	Independent bool
 	// Prefer are the devices that hold the chunk before this one, if it should lie beside it.
@@ -49,7 +52,7 @@ func (w *Write) size() int64 {
 	return n
 }
 
-// write is a Write on its way. All but w, b and size is guarded by b.mu.
+// write is a Write on its way. All but the first four fields is guarded by b.mu.
 //
 // It begins with want copies. Each copy ends well, or badly, or is overtaken: when as many have
 // ended well as are wanted, the write is done, and those still under way are late. A late copy's
@@ -59,6 +62,7 @@ type write struct {
 	b    *Balancer
 	w    *Write
 	size int64
+	k    int // copies asked for
 
 	want     int
 	copies   []*writeCopy
@@ -89,14 +93,14 @@ type writeCopy struct {
 }
 
 // Write places w and writes it. It does not wait: if no device has room, the write waits in the
-// daemon, first come, first placed.
+// daemon, first come, first placed (background writes when no other waits).
 func (b *Balancer) Write(w *Write) {
-	wr := &write{b: b, w: w, size: w.size()}
-	if w.Copies == 0 {
-		w.Copies = b.opts.Copies
+	wr := &write{b: b, w: w, size: w.size(), k: w.Copies}
+	if wr.k <= 0 {
+		wr.k = b.opts.Copies
 	}
 	b.mu.Lock()
-	b.queue = append(b.queue, wr)
+	b.queues[w.Class] = append(b.queues[w.Class], wr)
 	b.waiting.Add(1)
 	b.mu.Unlock()
 	b.place()
@@ -116,29 +120,34 @@ func (b *Balancer) place() {
 		return
 	}
 	b.placing = true
-	for len(b.queue) > 0 {
-		wr := b.queue[0]
+	for {
+		queue := &b.queues[devices.Foreground]
+		if len(*queue) == 0 {
+			queue = &b.queues[devices.Background]
+		}
+		if len(*queue) == 0 {
+			break
+		}
+		wr := (*queue)[0]
 		closed := b.closed
 		b.again = false
 		b.mu.Unlock()
-		var placed bool
+		placed := true
 		if closed {
 			wr.refuse(ErrClosed)
-			placed = true
 		} else {
 			placed = b.placeOne(wr)
 		}
 		b.mu.Lock()
 		if placed {
-			b.queue[0] = nil
-			b.queue = b.queue[1:]
+			(*queue)[0] = nil
+			if *queue = (*queue)[1:]; len(*queue) == 0 {
+				*queue = nil
+			}
 			b.waiting.Add(-1)
 		} else if !b.again {
 			break
 		}
-	}
-	if len(b.queue) == 0 {
-		b.queue = nil
 	}
 	b.placing = false
 	b.mu.Unlock()
@@ -148,12 +157,12 @@ func (b *Balancer) place() {
 func (b *Balancer) placeOne(wr *write) bool {
 	now := b.now()
 	w := wr.w
-	cands := b.candidates(wr.size)
+	cands := b.candidates(wr.size, wr.w.Class)
 	b.updateBusy(now)
 	b.updateTargets(now, cands)
 	o := policy.Order{
 		Size:        w.Slot,
-		Copies:      w.Copies,
+		Copies:      wr.k,
 		Independent: w.Independent,
 		Eta:         policy.Eta(b.busyShare),
 		Promised:    b.promised(),
@@ -213,7 +222,7 @@ func (b *Balancer) begin(wr *write, set []int, offs []int64, cands []policy.Cand
 	b.mu.Lock()
 	b.counts.Placements++
 	b.writes.Earn()
-	if len(set) < wr.w.Copies {
+	if len(set) < wr.k {
 		b.counts.Short++
 	}
 	wr.want = len(set)
@@ -237,6 +246,7 @@ func (wr *write) addLocked(m *member, off int64, expect, now time.Duration) *wri
 	for i, run := range wr.w.Runs {
 		c.reqs[i] = devices.Request{
 			Kind:     devices.Write,
+			Class:    wr.w.Class,
 			Off:      off + run.Off,
 			Bufs:     run.Bufs,
 			Done:     c.result,
@@ -257,7 +267,7 @@ func (c *writeCopy) submit() {
 		c.release(0)
 		return
 	}
-	if b := c.wr.b; !b.opts.NoHedges {
+	if b := c.wr.b; !b.opts.NoHedges && c.wr.w.Class == devices.Foreground {
 		b.timers.set(&c.timer, c.began+policy.HedgeAt(c.exp, policy.WriteSlack))
 	}
 	for i := range c.reqs {
@@ -359,7 +369,7 @@ func (wr *write) rewrite() {
 // not worth space that could be used for another chunk.
 func (wr *write) spare(late *writeCopy, admit func() bool) *writeCopy {
 	b := wr.b
-	cands := b.candidates(wr.size)
+	cands := b.candidates(wr.size, wr.w.Class)
 	for {
 		i := wr.bestSpare(cands, late)
 		if i < 0 {
@@ -405,7 +415,7 @@ func (wr *write) bestSpare(cands []policy.Candidate, late *writeCopy) int {
 		kept = append(kept, c.m.domain)
 	}
 	b.mu.Unlock()
-	o := policy.Order{Size: wr.w.Slot, Copies: wr.w.Copies, Promised: b.promised()}
+	o := policy.Order{Size: wr.w.Slot, Copies: wr.k, Promised: b.promised()}
 	i, sound := policy.Spare(cands, o, kept, lost)
 	if late == nil || i < 0 {
 		return i
@@ -443,7 +453,7 @@ func (c *writeCopy) overdue() {
 	if skip {
 		return
 	}
-	cands := b.candidates(wr.size)
+	cands := b.candidates(wr.size, wr.w.Class)
 	i := wr.bestSpare(cands, c)
 	if i < 0 {
 		b.timers.set(&c.timer, now+retryHedge)

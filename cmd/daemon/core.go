@@ -1,0 +1,315 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"ballast/cmd/control"
+	"ballast/cmd/volumes"
+	"ballast/devices"
+	"ballast/journal"
+	"ballast/striping"
+)
+
+// core is an open volume with what stands under it.
+type core struct {
+	log     *slog.Logger
+	config  *volumes.Config
+	opened  []volumes.Opened
+	devices []*devices.Device // by config; nil where missing
+	journal *journal.Store
+	volume  *striping.Volume
+	rotates bool // a device spins
+}
+
+// openCore opens the devices, then the journal, then the volume.
+func openCore(ctx context.Context, o *Options) (c *core, err error) {
+	c = &core{log: o.Logger}
+	defer func() {
+		if err != nil {
+			c.release()
+		}
+	}()
+	if c.config, err = volumes.ReadConfig(o.Dirs, o.Volume); err != nil {
+		return c, err
+	}
+	if c.opened, err = volumes.OpenDevices(c.config, o.Look); err != nil {
+		return c, err
+	}
+	if err = c.judgeMissing(o.Degraded); err != nil {
+		return c, err
+	}
+	if err = c.openJournal(ctx, o); err != nil {
+		return c, err
+	}
+	info, records, err := c.readRecords()
+	if err != nil {
+		return c, volumes.JournalRefusal(o.Volume, err)
+	}
+	members, err := c.members(records)
+	if err != nil {
+		return c, err
+	}
+	c.volume, err = striping.Open(ctx, striping.Options{Journal: c.journal, Members: members, Volume: info, Logger: o.Logger,
+		DirtyLimit: o.DirtyLimit, FlushInterval: o.FlushInterval, CacheBytes: o.CacheBytes, Degraded: o.Degraded})
+	if err != nil {
+		return c, control.Refuse("E_STATE", "volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume)
+	}
+	c.rememberPaths(o.Dirs)
+	return c, nil
+}
+
+// judgeMissing refuses to serve without devices that hold the only copy of something.
+func (c *core) judgeMissing(degraded bool) error {
+	missing := 0
+	var faults control.Refusals
+	for _, d := range c.opened {
+		if d.File != nil {
+			continue
+		}
+		missing++
+		c.log.Warn("device is missing", "device", devices.ID(d.Config.ID).String(), "path", d.Config.Path, "why", d.Fault)
+		faults = append(faults, control.Refuse("E_DEVICE_MISSING", "device %s of volume %s was not found: %v", devices.ID(d.Config.ID), c.config.Name, d.Fault).
+			WithTry("attach it; it was last found at %s", d.Config.Path).WithTry("--device PATH, if it is a file that was moved").
+			WithTry("--degraded, to serve the rest: reads of what was on it fail"))
+	}
+	if missing == len(c.opened) || missing > 0 && c.config.Copies == 1 && !degraded {
+		return faults
+	}
+	return nil
+}
+
+func (c *core) openJournal(ctx context.Context, o *Options) (err error) {
+	options := journal.Options{UUID: c.config.UUID, Logger: o.Logger}
+	for _, d := range c.opened {
+		if d.File != nil {
+			a := d.Label.Anchor
+			options.Anchors = append(options.Anchors, journal.State{Seq: journal.Seq(a.Seq), Count: a.Count, Digest: a.Digest})
+		}
+	}
+	if len(o.Preflight) > 0 {
+		options.Preflight = func(dir string) (journal.State, error) { return journal.RunPreflight(ctx, o.Preflight, dir) }
+	}
+	if c.journal, err = journal.Open(o.Dirs.Journal(o.Volume), options); err != nil {
+		c.journal = nil
+		return volumes.JournalRefusal(o.Volume, err)
+	}
+	return nil
+}
+
+// readRecords reads what the journal says of the volume and its devices.
+func (c *core) readRecords() (info journal.Volume, records []journal.Device, err error) {
+	key := journal.MakeKey(journal.SpaceVolume, 0, 0)
+	value, err := c.journal.Get(key)
+	if err != nil {
+		return info, nil, err
+	}
+	if info, err = journal.ParseVolume(key, value); err != nil {
+		return info, nil, err
+	}
+	err = c.journal.Scan(journal.SpaceDevice, func(key journal.Key, value []byte) error {
+		d, err := journal.ParseDevice(key, value)
+		records = append(records, d)
+		return err
+	})
+	return info, records, err
+}
+
+// members puts devices and their records together.
+func (c *core) members(records []journal.Device) ([]striping.Member, error) {
+	c.devices = make([]*devices.Device, len(c.opened))
+	var members []striping.Member
+	for _, r := range records {
+		m := striping.Member{Record: r}
+		i, known := c.byUUID(r.UUID)
+		if !known {
+			return nil, control.Refuse("E_STATE", "volume.json of %s does not list device %s, the journal does", c.config.Name, devices.ID(r.ID))
+		}
+		layout, err := devices.NewLayout(r.Size, c.config.ChunkSize)
+		if err != nil {
+			return nil, control.Refuse("E_STATE", "device %s: %v", devices.ID(r.ID), err)
+		}
+		m.DataOff, m.DataSize = layout.DataOff, layout.DataSize
+		if o := &c.opened[i]; o.File != nil {
+			m.Record.Path = o.Config.Path
+			m.DataOff, m.DataSize = o.Label.DataOff, o.Label.DataSize
+			c.devices[i] = c.device(o, &r)
+			m.Device = c.devices[i]
+			m.WriteLabel = labeller(o.File, o.Label)
+		}
+		members = append(members, m)
+	}
+	if len(members) != len(c.opened) {
+		return nil, control.Refuse("E_STATE", "volume.json of %s lists %d devices, the journal %d", c.config.Name, len(c.opened), len(members))
+	}
+	return members, nil
+}
+
+func (c *core) byUUID(uuid [16]byte) (int, bool) {
+	for i, o := range c.opened {
+		if o.Config.UUID == uuid {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func (c *core) device(o *volumes.Opened, r *journal.Device) *devices.Device {
+	rotates := o.File.Rotational()
+	c.rotates = c.rotates || rotates
+	options := devices.Options{ID: devices.ID(r.ID), Rotational: rotates}
+	learned := devices.Speeds{SecondsPerOp: r.SecondsPerOp, SecondsPerByte: r.SecondsPerByte}
+	if learned != (devices.Speeds{}) {
+		options.Learned = &learned
+	}
+	d := devices.NewDevice(o.File, options)
+	d.StartProbes()
+	return d
+}
+
+// labelTimeout is how long writing a label may take before the volume goes on without.
+const labelTimeout = 30 * time.Second
+
+// labeller returns what stores the journal's position in a device's label. Writing to a disk that
+// hangs cannot be called off, so it happens on a goroutine, one at a time.
+func labeller(file *devices.File, label devices.Label) func(uint64, journal.State) error {
+	var busy atomic.Bool
+	return func(epoch uint64, s journal.State) error {
+		if !busy.CompareAndSwap(false, true) {
+			return fmt.Errorf("label: the last writing of it hangs: %w", devices.ErrTimeout)
+		}
+		done := make(chan error, 1)
+		go func() {
+			defer busy.Store(false)
+			label.Epoch, label.Anchor = epoch, volumes.Anchor(s)
+			done <- devices.WriteLabel(file, &label)
+		}()
+		timer := time.NewTimer(labelTimeout)
+		defer timer.Stop()
+		select {
+		case err := <-done:
+			return err
+		case <-timer.C:
+			return fmt.Errorf("label: %w", devices.ErrTimeout)
+		}
+	}
+}
+
+// rememberPaths keeps where devices were found, should that have changed.
+func (c *core) rememberPaths(dirs volumes.Dirs) {
+	changed := false
+	for i, o := range c.opened {
+		if o.File != nil && c.config.Devices[i].Path != o.Config.Path {
+			c.log.Info("device has moved", "device", devices.ID(o.Config.ID).String(), "from", c.config.Devices[i].Path, "to", o.Config.Path)
+			c.config.Devices[i].Path, changed = o.Config.Path, true
+		}
+	}
+	if changed {
+		if err := c.config.Write(dirs); err != nil {
+			c.log.Warn("remembering where devices are", "error", err)
+		}
+	}
+}
+
+// close flushes and closes everything. An error tells that something acknowledged may not be
+// durable.
+func (c *core) close(ctx context.Context) error {
+	err := c.volume.Close(ctx)
+	if err != nil {
+		err = fmt.Errorf("closing volume %s: %w", c.config.Name, err)
+	}
+	c.learn(ctx)
+	c.volume = nil
+	return errors.Join(err, c.release())
+}
+
+// learn journals how fast the devices are, so that the next start need not find out anew.
+func (c *core) learn(ctx context.Context) {
+	b := &journal.Batch{}
+	for i, d := range c.devices {
+		if d == nil {
+			continue
+		}
+		key := journal.MakeKey(journal.SpaceDevice, uint64(c.opened[i].Config.ID), 0)
+		value, err := c.journal.Get(key)
+		if err != nil {
+			continue
+		}
+		r, err := journal.ParseDevice(key, value)
+		if err != nil {
+			continue
+		}
+		speeds := d.Speeds()
+		r.SecondsPerOp, r.SecondsPerByte, r.Path = speeds.SecondsPerOp, speeds.SecondsPerByte, c.opened[i].Config.Path
+		b.Put(key, r.Pack(key))
+	}
+	if len(b.Ops) == 0 {
+		return
+	}
+	if err := c.journal.Commit(ctx, b); err != nil {
+		c.log.Warn("journaling the speed of devices", "error", err)
+	}
+}
+
+// release closes what is open, from the top down.
+func (c *core) release() error {
+	var errs []error
+	if c.journal != nil {
+		errs = append(errs, c.journal.Close())
+	}
+	for i, o := range c.opened {
+		switch {
+		case i < len(c.devices) && c.devices[i] != nil:
+			errs = append(errs, c.devices[i].Close())
+		case o.File != nil:
+			errs = append(errs, o.File.Close())
+		}
+	}
+	c.opened, c.devices, c.journal = nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// volumeEngine is a volume as the control API wants it.
+type volumeEngine struct {
+	*striping.Volume
+	buffered map[devices.ID]bool
+}
+
+// engine returns the volume as the control API wants it.
+func (c *core) engine() volumeEngine {
+	e := volumeEngine{c.volume, map[devices.ID]bool{}}
+	for _, o := range c.opened {
+		if o.File != nil {
+			e.buffered[devices.ID(o.Config.ID)] = o.File.Buffered()
+		}
+	}
+	return e
+}
+
+// Status implements engine: that of the volume, and how its devices were opened.
+func (v volumeEngine) Status() striping.Status {
+	s := v.Volume.Status()
+	for i := range s.Devices {
+		s.Devices[i].Buffered = v.buffered[s.Devices[i].ID]
+	}
+	return s
+}
+
+var severities = [...]string{"info", "warning", "critical"}
+
+// Events implements engine. The volume numbers events from 0, the API from 1.
+func (v volumeEngine) Events(since uint64) []control.Event {
+	var list []control.Event
+	for _, e := range v.Volume.Events(since) {
+		c := control.Event{Number: e.Number + 1, Time: e.Time, Severity: severities[min(int(e.Severity), 2)], Code: e.Code, Message: e.Message}
+		if e.Device != 0 {
+			c.Device = devices.ID(e.Device).String()
+		}
+		list = append(list, c)
+	}
+	return list
+}

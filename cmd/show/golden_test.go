@@ -1,0 +1,186 @@
+package show
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"ballast/cmd/control"
+	"ballast/striping"
+
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func TestMain(m *testing.M) {
+	time.Local = time.UTC
+	os.Exit(m.Run())
+}
+
+// golden compares got with testdata/name. To accept a change: go test ./cmd/show -update.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got), "%s: if this is meant, go test ./cmd/show -update", path)
+}
+
+// both writes the text and the JSON golden file of one value.
+func both(t *testing.T, name string, v any, text func(*bytes.Buffer)) {
+	t.Helper()
+	var out bytes.Buffer
+	text(&out)
+	golden(t, name+".txt", out.Bytes())
+	out.Reset()
+	require.NoError(t, JSON(&out, v))
+	golden(t, name+".json", out.Bytes())
+	var head struct{ Schema string }
+	require.NoError(t, json.Unmarshal(out.Bytes(), &head))
+	require.Regexp(t, `^ballast\.[a-z]+/[0-9]+$`, head.Schema)
+}
+
+var day = time.Date(2026, 11, 22, 7, 2, 11, 0, time.UTC)
+
+func healthy() *control.Status {
+	return &control.Status{
+		Schema: control.SchemaStatus,
+		Status: striping.Status{
+			Volume: "vault", UUID: "6f1c2a52-8a34-4d0f-9d6e-0c5b1a7e1f00", State: "ok", Copies: 2, ChunkSize: 1 << 20,
+			SizeBytes: 2_800_000_000_000, UsedBytes: 1_300_000_000_000, FreeBytes: 1_500_000_000_000, RawBytes: 6_000_000_000_000,
+			Devices: []striping.DeviceStatus{
+				{Name: "d1", Path: "/dev/disk/by-id/nvme-A", State: "online", SizeBytes: 1e12, UsedBytes: 610e9, WriteBytes: 5 << 40, ReadBytes: 1 << 40, WriteRate: 432e6,
+					InFlight: 9, QueueLimit: 32, P50Seconds: 0.0009, P99Seconds: 0.0031, Slowdown: 1},
+				{Name: "d2", Path: "/dev/disk/by-id/ata-B", State: "online", SizeBytes: 2e12, UsedBytes: 940e9, WriteBytes: 3 << 40, ReadBytes: 2 << 40, ReadRate: 92e6, WriteRate: 123e6,
+					InFlight: 3, Waiting: 2, QueueLimit: 4, P50Seconds: 0.0098, P99Seconds: 0.031, Slowdown: 1.1, Rotational: true},
+				{Name: "d3", Path: "/backup/disk.img", State: "online", SizeBytes: 3e12, UsedBytes: 1e9, QueueLimit: 4, Slowdown: 1, Buffered: true},
+			},
+			Exports: []striping.ExportInfo{
+				{Name: "veeam0", SizeBytes: 2 << 40, UsedBytes: 1_200_000_000_000, Created: day},
+				{Name: "gold image", SizeBytes: 20 << 30, UsedBytes: 3 << 30, ReadOnly: true, Created: day},
+			},
+			Health: []striping.Health{}, Bad: []striping.BadRange{},
+			Journal: striping.JournalStatus{Seq: 81234, Records: 1_300_211},
+		},
+		Daemon: control.Daemon{PID: 4711, Version: "v1.0", Started: day, NBD: []string{"unix:/run/ballast/vault-nbd.sock", "tcp:127.0.0.1:10809"}, HTTP: "127.0.0.1:7710", Clients: 4},
+		Jobs:   []control.Job{},
+	}
+}
+
+func degraded() *control.Status {
+	s := healthy()
+	s.State = "degraded"
+	s.Degraded, s.Healed, s.Dirty = 2_314_102, 3, 12<<20
+	s.Devices[1].State, s.Devices[1].Reason, s.Devices[1].Errors = "missing", "not found at any path", 7
+	s.Health = []striping.Health{{Code: "DEVICE_MISSING", Severity: "warning",
+		Message: "device d2 was not found; 2314102 chunks have 1 of 2 copies", Action: "attach it and restart, or replace it"}}
+	return s
+}
+
+func critical() *control.Status {
+	s := degraded()
+	s.State = "critical"
+	s.Lost = 1
+	s.Bad = []striping.BadRange{{Export: "veeam0", Off: 4096, Size: 4096, Since: day}}
+	s.Health = append(s.Health, striping.Health{Code: "DATA_LOST", Severity: "critical", Message: "1 chunk has no good copy"})
+	return s
+}
+
+func TestStatus(t *testing.T) {
+	for name, s := range map[string]*control.Status{"status-ok": healthy(), "status-degraded": degraded(), "status-critical": critical()} {
+		both(t, name, s, func(w *bytes.Buffer) { Status(w, s) })
+	}
+}
+
+func TestCheckCodes(t *testing.T) {
+	for _, c := range []struct {
+		s    *control.Status
+		code int
+	}{{healthy(), 0}, {degraded(), 1}, {critical(), 2}} {
+		code, line := Check(c.s)
+		require.Equal(t, c.code, code, line)
+	}
+	s := healthy()
+	s.State = "degraded" // even if no health line says why
+	code, line := Check(s)
+	require.Equal(t, 1, code)
+	require.Equal(t, "BALLAST WARNING - volume vault is degraded, 46% used of 2.55 TiB", line)
+}
+
+func TestUsage(t *testing.T) {
+	u := UsageOf(healthy())
+	both(t, "usage", u, func(w *bytes.Buffer) { u.Write(w) })
+}
+
+func TestExports(t *testing.T) {
+	s := healthy()
+	e := &control.Exports{Schema: control.SchemaExports, Volume: s.Volume, Exports: s.Status.Exports,
+		URIs: map[string][]string{"veeam0": {"nbd+unix:///veeam0?socket=/run/ballast/vault-nbd.sock", "nbd://127.0.0.1:10809/veeam0"},
+			"gold image": {"nbd://127.0.0.1:10809/gold%20image"}}}
+	both(t, "exports", e, func(w *bytes.Buffer) { Exports(w, e) })
+	none := &control.Exports{Schema: control.SchemaExports, Volume: "vault", Exports: []striping.ExportInfo{}}
+	both(t, "exports-none", none, func(w *bytes.Buffer) { Exports(w, none) })
+}
+
+func TestIOStat(t *testing.T) {
+	before, now := healthy(), healthy()
+	now.Devices[0].WriteBytes += 800e6
+	now.Devices[1].ReadBytes += 200e6
+	s := IOStatOf(before, now, 2*time.Second, day)
+	require.InDelta(t, 400e6, s.Devices[0].WriteRate, 1)
+	require.InDelta(t, 100e6, s.Devices[1].ReadRate, 1)
+	both(t, "iostat", s, func(w *bytes.Buffer) {
+		s.Write(w, false, false)
+		s.Write(w, true, false)
+		s.Write(w, true, true)
+	})
+	first := IOStatOf(nil, now, 0, day)
+	require.Equal(t, now.Devices[0].WriteRate, first.Devices[0].WriteRate)
+	// A daemon that was restarted begins to count anew.
+	now.Devices[0].WriteBytes = 0
+	require.Zero(t, IOStatOf(before, now, time.Second, day).Devices[0].WriteRate)
+}
+
+func TestEvents(t *testing.T) {
+	var text, lines bytes.Buffer
+	for i, e := range []control.Event{
+		{Time: day, Severity: "warning", Code: "DEVICE_SLOW", Device: "d2", Message: "p99 212 ms (x6.1)"},
+		{Time: day.Add(time.Hour), Severity: "info", Code: "STARTED", Message: "volume opened\x1b[31m\nforged line"},
+	} {
+		e.Schema, e.Number = control.SchemaEvent, uint64(i+1)
+		Event(&text, e)
+		require.NoError(t, Line(&lines, e))
+	}
+	golden(t, "events.txt", text.Bytes())
+	golden(t, "events.json", lines.Bytes())
+}
+
+func TestList(t *testing.T) {
+	l := &List{Schema: "ballast.list/1", Dir: "/var/lib/ballast", Volumes: []Listed{
+		{Volume: "archive", State: "not running", Copies: 1, Devices: 5, Raw: 9e12, UUID: "aa"},
+		{Volume: "broken", Fault: "volume.json: unexpected end"},
+		{Volume: "vault", State: "degraded", Copies: 2, Devices: 3, Raw: 6e12, UUID: "bb"}}}
+	both(t, "list", l, func(w *bytes.Buffer) { l.Write(w) })
+	none := &List{Schema: "ballast.list/1", Dir: "/var/lib/ballast", Volumes: []Listed{}}
+	both(t, "list-none", none, func(w *bytes.Buffer) { none.Write(w) })
+}
+
+func TestRefusals(t *testing.T) {
+	rs := control.Refusals{
+		control.Refuse("E_DEVICE_SIGNATURE", "/dev/sdb holds an ext4 file system").WithTry("another device").WithTry("--force to overwrite it"),
+		control.Refuse("E_DEVICE_TWICE", "/dev/sdc and /dev/disk/by-id/x are the same disk"),
+	}
+	var out bytes.Buffer
+	Refusals(&out, rs)
+	require.NoError(t, RefusalsJSON(&out, rs))
+	golden(t, "refusals.txt", out.Bytes())
+}

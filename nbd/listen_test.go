@@ -1,0 +1,145 @@
+package nbd_test
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ballast/nbd"
+	"ballast/nbd/memexport"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestListenUnix(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run", "ballast")
+	path := filepath.Join(dir, "v.sock")
+	l, err := nbd.Listen("unix:"+path, nbd.ListenOptions{})
+	require.NoError(t, err)
+	fi, err := os.Lstat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.ModeSocket|0o600, fi.Mode())
+	fi, err = os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.ModeDir|0o700, fi.Mode())
+
+	_, err = nbd.Listen("unix:"+path, nbd.ListenOptions{})
+	require.ErrorIs(t, err, nbd.ErrInUse)
+
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // as after a crash
+	require.NoError(t, l.Close())
+	_, err = os.Lstat(path)
+	require.NoError(t, err)
+	l, err = nbd.Listen("unix:"+path, nbd.ListenOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "nbd+unix:///vol/a%20b?socket="+path, nbd.URI(l, "vol/a b"))
+	require.NoError(t, l.Close())
+
+	require.NoError(t, os.WriteFile(path, []byte("precious"), 0o600))
+	_, err = nbd.Listen("unix:"+path, nbd.ListenOptions{})
+	require.ErrorContains(t, err, "not a socket")
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "precious", string(b))
+	target := filepath.Join(dir, "link")
+	require.NoError(t, os.Symlink(path, target))
+	_, err = nbd.Listen("unix:"+target, nbd.ListenOptions{})
+	require.ErrorContains(t, err, "not a socket")
+}
+
+func TestListenRefuses(t *testing.T) {
+	for spec, want := range map[string]string{
+		"":                                  "want unix:PATH",
+		"unix:":                             "want unix:PATH",
+		"tcp:":                              "want unix:PATH",
+		"vsock:2:10809":                     "want unix:PATH",
+		"unix:@abstract":                    "abstract",
+		"unix:/" + strings.Repeat("x", 107): "108 bytes",
+		"tcp::10809":                        nbd.ErrInsecure.Error(),
+		"tcp:0.0.0.0:0":                     nbd.ErrInsecure.Error(),
+		"tcp:[::]:0":                        nbd.ErrInsecure.Error(),
+		"tcp:192.0.2.1:10809":               nbd.ErrInsecure.Error(),
+		"tcp:127.0.0.1":                     "missing port",
+	} {
+		_, err := nbd.Listen(spec, nbd.ListenOptions{})
+		require.ErrorContains(t, err, want, spec)
+	}
+	l, err := nbd.Listen("tcp:0.0.0.0:0", nbd.ListenOptions{Insecure: true})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	l, err = nbd.Listen("tcp:127.0.0.1:0", nbd.ListenOptions{})
+	require.NoError(t, err)
+	require.Equal(t, "nbd://"+l.Addr().String()+"/e", nbd.URI(l, "e"))
+	require.NoError(t, l.Close())
+}
+
+func TestTCP(t *testing.T) {
+	need(t, "nbdinfo")
+	s, _ := serveMem(t, nbd.Options{}, 1<<20)
+	l, err := nbd.Listen("tcp:127.0.0.1:0", nbd.ListenOptions{})
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	require.Equal(t, "1048576\n", run(t, "nbdinfo", "--size", nbd.URI(l, "e")))
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, <-served, nbd.ErrServerClosed)
+}
+
+// TestAsServer is what TestInherited and TestStdio start: this test program as a server.
+func TestAsServer(t *testing.T) {
+	set := &memexport.Set{}
+	set.Add(memexport.New(1<<20), nbd.Info{Name: "e"})
+	switch os.Getenv("BALLAST_TEST_SERVE") {
+	case "stdio":
+		nc, err := nbd.Stdio(os.Stdin, os.Stdout)
+		require.NoError(t, err)
+		s := nbd.NewServer(set, nbd.Options{})
+		require.NoError(t, s.ServeConn(t.Context(), nc))
+		require.NoError(t, s.Close())
+		os.Exit(0) // nothing else may go to stdout
+	case "inherited":
+		ls, err := nbd.Inherited()
+		require.NoError(t, err)
+		require.Len(t, ls, 1)
+		s := nbd.NewServer(set, nbd.Options{})
+		require.ErrorIs(t, s.Serve(ls[0]), nbd.ErrServerClosed)
+	}
+}
+
+// TestStdio serves one client over the standard streams: over a socket, which is what libnbd
+// gives its children, and over pipes.
+func TestStdio(t *testing.T) {
+	need(t, "nbdinfo")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	t.Setenv("BALLAST_TEST_SERVE", "stdio")
+	require.Equal(t, "1048576\n", run(t, "nbdinfo", "--size", "--", "[", self, "-test.run=^TestAsServer$", "]"))
+	require.Equal(t, "1048576\n", run(t, "nbdinfo", "--size", "--",
+		"[", "sh", "-c", "cat | "+self+" -test.run='^TestAsServer$' | cat", "]"))
+}
+
+// TestInherited passes a listener on as a service manager does.
+func TestInherited(t *testing.T) {
+	need(t, "nbdinfo")
+	self, err := os.Executable()
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := nbd.Listen("unix:"+path, nbd.ListenOptions{})
+	require.NoError(t, err)
+	defer l.Close()
+	f, err := l.(*net.UnixListener).File()
+	require.NoError(t, err)
+	defer f.Close()
+	cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec "+self+" -test.run='^TestAsServer$'")
+	cmd.Env = append(os.Environ(), "BALLAST_TEST_SERVE=inherited")
+	cmd.ExtraFiles = []*os.File{f}
+	require.NoError(t, cmd.Start())
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	require.Equal(t, "1048576\n", run(t, "nbdinfo", "--size", nbd.URI(l, "e")))
+}
