@@ -281,6 +281,7 @@ func (d *Device) complete(r *Request, err error) error {
 		close(d.drained)
 		d.drained = nil
 	}
+	d.startSyncLocked(now) // one may have waited for the thread
 	d.dispatchLocked(now)
 	d.mu.Unlock()
 
