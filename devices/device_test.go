@@ -407,6 +407,22 @@ func TestSyncsAreShared(t *testing.T) {
 	})
 }
 
+func TestSyncWaitsForAThread(t *testing.T) {
+	withDevice(t, Options{MaxWorkers: 2}, func(t *testing.T, g *gateDisk, d *Device) {
+		for range 2 {
+			request(Write, 0, 4096).submit(d)
+		}
+		require.Len(t, g.inDisk(), 2, "no thread is left")
+		sync := request(Sync, 0, 0).submit(d)
+		require.Len(t, g.inDisk(), 2)
+		g.end(0, nil)
+		calls := g.inDisk()
+		require.Equal(t, Sync, calls[len(calls)-1].kind, "begins when an operation returns")
+		g.end(len(calls)-1, nil)
+		sync.require(t, 1, 1, nil)
+	})
+}
+
 func TestFailedSyncIsFinal(t *testing.T) {
 	withDevice(t, Options{}, func(t *testing.T, g *gateDisk, d *Device) {
 		a := request(Sync, 0, 0).submit(d)

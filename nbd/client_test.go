@@ -402,3 +402,5 @@ func releaser(t testing.TB, gate chan struct{}) func() {
 	t.Cleanup(release)
 	return release
 }
+
+var noDeadline time.Time

@@ -184,7 +184,7 @@ func TestClientFio(t *testing.T) {
 		"unaligned": {"--rw=randwrite", "--bsrange=512-4m", "--bs_unaligned", "--size=32m", "--numjobs=2", "--offset_increment=32m", "--iodepth=16"},
 		"mixed":     {"--rw=randrw", "--bs=4k", "--size=8m", "--numjobs=4", "--offset_increment=8m", "--iodepth=32"},
 		"overlap":   {"--rw=randwrite", "--norandommap", "--serialize_overlap=1", "--bs=512", "--size=1m", "--numjobs=2", "--offset_increment=1m", "--io_size=4m", "--iodepth=32"},
-		"trim":      {"--rw=trimwrite", "--bs=64k", "--size=8m", "--iodepth=8"},
+		"trim":      {"--rw=trimwrite", "--bs=64k", "--size=8m", "--iodepth=1"}, // deeper, it has trims and writes of one block under way together
 		"synced":    {"--rw=randwrite", "--bs=16k", "--size=8m", "--fsync=16", "--iodepth=8", "--numjobs=2", "--offset_increment=8m"},
 	} {
 		for _, name := range []string{"e", "plain"} {

@@ -83,6 +83,7 @@ type writeCopy struct {
 	off   int64
 	began time.Duration
 	exp   time.Duration // E when it began
+	pause time.Duration // the device's usual pause
 	reqs  []devices.Request
 
 	left   int // requests not answered
@@ -229,7 +230,7 @@ func (b *Balancer) begin(wr *write, set []int, offs []int64, cands []policy.Cand
 	for j, i := range set {
 		m := b.members[i]
 		m.next.Store(offs[j] + wr.w.Slot)
-		copies[j] = wr.addLocked(m, offs[j], cands[i].Expect, now)
+		copies[j] = wr.addLocked(m, offs[j], &cands[i], now)
 	}
 	b.mu.Unlock()
 	for _, c := range copies {
@@ -238,8 +239,8 @@ func (b *Balancer) begin(wr *write, set []int, offs []int64, cands []policy.Cand
 }
 
 // addLocked enters one more copy.
-func (wr *write) addLocked(m *member, off int64, expect, now time.Duration) *writeCopy {
-	c := &writeCopy{wr: wr, m: m, off: off, began: now, exp: expect}
+func (wr *write) addLocked(m *member, off int64, on *policy.Candidate, now time.Duration) *writeCopy {
+	c := &writeCopy{wr: wr, m: m, off: off, began: now, exp: on.Expect, pause: on.Pause}
 	c.fire = c.overdue
 	c.reqs = make([]devices.Request, len(wr.w.Runs))
 	c.left, c.held = len(c.reqs), len(c.reqs)
@@ -268,7 +269,7 @@ func (c *writeCopy) submit() {
 		return
 	}
 	if b := c.wr.b; !b.opts.NoHedges && c.wr.w.Class == devices.Foreground {
-		b.timers.set(&c.timer, c.began+policy.HedgeAt(c.exp, policy.WriteSlack))
+		b.timers.set(&c.timer, c.began+policy.HedgeAt(c.exp, policy.WriteSlack, c.pause))
 	}
 	for i := range c.reqs {
 		c.m.dev.Submit(&c.reqs[i])
@@ -385,7 +386,7 @@ func (wr *write) spare(late *writeCopy, admit func() bool) *writeCopy {
 		raced := slices.ContainsFunc(wr.copies, func(c *writeCopy) bool { return c.m.domain == m.domain })
 		var c *writeCopy
 		if !wr.done && !raced && admit() {
-			c = wr.addLocked(m, off, cands[i].Expect, b.now())
+			c = wr.addLocked(m, off, &cands[i], b.now())
 		}
 		b.mu.Unlock()
 		if c == nil {
