@@ -433,6 +433,7 @@ func (d *Device) Load() Load {
 type Forecast struct {
 	Load
 	Expect time.Duration
+	Pause  time.Duration // the device may pause for that long between completions: it works in bursts
 	Failed bool
 }
 
@@ -442,8 +443,17 @@ func (d *Device) Forecast(kind Kind, off, size int64) Forecast {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := Forecast{Load: d.loadLocked(now), Failed: d.failed != nil || d.closed}
-	f.Expect = f.Backlog + seconds(d.model.service(d.model.patternOf(kind, off), size))
+	p := d.model.patternOf(kind, off)
+	f.Expect = f.Backlog + seconds(d.model.service(p, size))
+	f.Pause = seconds(d.model.gap[p.direction()])
 	return f
+}
+
+// Pause is Forecast.Pause alone.
+func (d *Device) Pause(kind Kind) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return seconds(d.model.gap[d.model.patternOf(kind, 0).direction()])
 }
 
 func (d *Device) loadLocked(now time.Duration) Load {

@@ -23,21 +23,29 @@ import (
 // the time that is still to come is taken to be the time already passed (Lindy), so a hung
 // device becomes unattractive at once, without a single completion.
 //
+// Devices may work in bursts: a throttled or caching one does ten operations in no time and
+// then pauses for 100 ms. The median of its service times would say that it is ten times as fast
+// as it is. So evidence of speed is taken over 100 ms of busy time, evidence of slowness at once;
+// the baseline takes in such batches whole, not only their typical samples; and gap, the median
+// of the service times weighed by time, tells how long a pause is normal.
+//
 // The constants come from a discrete-event simulation over scenarios of unequal, slow and
 // stalling disks; times are passed in, so the model runs in fake time as well.
 const (
 	sigmaAlpha      = 0.25 // weight of a batch in lnSigma
 	sigmaAlphaProbe = 0.5  // of a probe: rare, and alone on the device
-	sigmaMature     = 8    // samples of a class before its deviations are believed
 
-	batchTime = 2 * time.Millisecond // tiny operations are judged together until their expected
-	batchOps  = 8                    // times sum up to batchTime, or there are batchOps
+	batchExpected = 2e-3 // seconds of expected work that make a batch when it took much longer
+	batchTime     = 0.1  // seconds of busy time that make a batch in any case
 
 	fitSamples = 512
 	fitMemory  = 30.0 // seconds of busy time
-	fitMature  = 16   // samples after which outliers no longer move the baseline
+	fitMature  = 16   // samples, and
+	fitBusy    = 0.5  // seconds of busy time after which outliers no longer move the baseline
 	fitMax     = 3.0  // outlier: measured more than fitMax, or less than 1/fitMax, of expected
-	refitAfter = 64   // samples in a row below 1/fitMax: the baseline was never true
+	refitAfter = 8    // batches in a row below 1/fitMax: the baseline was never true
+
+	gapMemory = 0.25 // seconds of busy time that move gap by a factor of e
 
 	minService = 100e-9 // seconds; keeps ratios finite where a clock does not advance
 )
@@ -85,18 +93,27 @@ func defaultSpeeds(rotational bool) Speeds {
 type fit struct {
 	n, s, t, ss, st float64 // weighted count and sums; sizes in bytes, times in seconds
 	a, b            float64 // the line: seconds, seconds per byte
-	fast            int     // samples in a row that were far below the line
+	mature          bool
 }
 
 func (f *fit) predict(size int64) float64 { return max(f.a+f.b*float64(size), minService) }
 
 func (f *fit) add(size, t float64) {
-	w := min(math.Exp(-t/fitMemory), 1-1.0/fitSamples)
-	f.n = f.n*w + 1
-	f.s = f.s*w + size
-	f.t = f.t*w + t
-	f.ss = f.ss*w + size*size
-	f.st = f.st*w + size*t
+	f.merge(&fit{n: 1, s: size, t: t, ss: size * size, st: size * t})
+}
+
+// merge takes in the samples that more sums up.
+func (f *fit) merge(more *fit) {
+	if more.n == 0 {
+		return
+	}
+	w := min(math.Exp(-more.t/fitMemory), math.Pow(1-1.0/fitSamples, more.n))
+	f.n = f.n*w + more.n
+	f.s = f.s*w + more.s
+	f.t = f.t*w + more.t
+	f.ss = f.ss*w + more.ss
+	f.st = f.st*w + more.st
+	f.mature = f.mature || (f.n >= fitMature && f.t >= fitBusy)
 	f.solve()
 }
 
@@ -121,10 +138,12 @@ type model struct {
 	fits       [patterns]fit
 	lnSigma    [2]float64
 	sigma      [2]float64 // exp(lnSigma)
-	acc        [2]struct {
+	batch      [2]struct {
 		t, ex float64
-		n     int
+		fits  [patterns]fit // sums only
+		fast  int           // batches in a row that were far below the baseline
 	}
+	gap  [2]float64    // seconds; half of the busy time passes in operations that take longer
 	last time.Duration // of the last completion; time since any fixed moment
 	end  int64         // where the last operation issued ends: what starts here is sequential
 
@@ -157,6 +176,7 @@ func newModel(rotational bool, learned *Speeds) *model {
 			f.ss += fitMature / 2 * size * size
 			f.st += fitMature / 2 * size * t
 		}
+		f.mature = true
 	}
 	return m
 }
@@ -224,6 +244,12 @@ func (m *model) stalled(now time.Duration, o oldest) (elapsed, expected float64)
 	return (now - max(m.last, o.dispatched)).Seconds(), m.service(o.pattern, o.size)
 }
 
+// patience is how long the device may make no progress before something is wrong.
+func (m *model) patience(o oldest, slack float64) float64 {
+	h := m.service(o.pattern, o.size)
+	return max(2*h, h+slack, 1.25*m.gap[o.pattern.direction()])
+}
+
 // backlog is W, the expected time until the device is free, in seconds. o is nil when nothing is
 // in flight.
 func (m *model) backlog(now time.Duration, o *oldest) float64 {
@@ -248,44 +274,86 @@ func (m *model) complete(now, dispatched time.Duration, p pattern, size int64, p
 		return
 	}
 	f := &m.fits[p]
-	ex := f.predict(size)
-	if f.n >= sigmaMature {
-		m.deviate(p.direction(), t, ex, probe)
-	}
-	rho := t / ex
+	dir := p.direction()
 	switch {
-	case f.n == 0: // the default was a guess: the first sample replaces it
+	case !f.mature:
 		f.add(float64(size), t)
-	case f.n < fitMature || (rho < fitMax && rho > 1/fitMax):
-		f.fast = 0
-		f.add(float64(size), t)
-	case rho < 1:
-		// A device cannot be much better than well, for long: what was learned was learned in
-		// a bad time.
-		if f.fast++; f.fast >= refitAfter {
-			*f = fit{a: f.a, b: f.b}
-			f.add(float64(size), t)
-			m.setSigma(p.direction(), 0)
-		}
+	case probe:
+		m.judgeProbe(dir, t/f.predict(size))
+		return // alone on the device: no sign of how it goes under load
 	default:
-		f.fast = 0
+		b := &m.batch[dir]
+		b.t += t
+		b.ex += f.predict(size)
+		sums := &b.fits[p]
+		sums.n++
+		sums.s += float64(size)
+		sums.t += t
+		sums.ss += float64(size) * float64(size)
+		sums.st += float64(size) * t
+		// Slow now, or slow until now and as it should be again: that is told at once.
+		slow := b.t > fitMax*b.ex || (m.sigma[dir] > probeSigma && b.t > b.ex/fitMax)
+		if b.t >= batchTime || (b.ex >= batchExpected && slow) {
+			m.judge(dir)
+		}
+	}
+	m.pace(dir, t)
+}
+
+// judge draws conclusions from a batch.
+func (m *model) judge(dir int) {
+	b := &m.batch[dir]
+	rho := b.t / b.ex
+	m.deviate(dir, sigmaAlpha, rho)
+	b.fast++
+	if rho > 1/fitMax {
+		b.fast = 0
+	}
+	// A device cannot be much better than well, for long: what was learned was learned in a bad
+	// time.
+	refit := b.fast >= refitAfter
+	for p := range b.fits {
+		f := &m.fits[p]
+		if refit && b.fits[p].n > 0 {
+			*f = fit{a: f.a, b: f.b, mature: true}
+		}
+		if refit || (rho < fitMax && rho > 1/fitMax) {
+			f.merge(&b.fits[p])
+		}
+		b.fits[p] = fit{}
+	}
+	if refit {
+		m.setSigma(dir, 0)
+		b.fast = 0
+	}
+	b.t, b.ex = 0, 0
+}
+
+// judgeProbe takes in a probe. That one operation is done at once is no news about a device that
+// is not slow: it may work in bursts.
+func (m *model) judgeProbe(dir int, rho float64) {
+	before := m.lnSigma[dir]
+	m.deviate(dir, sigmaAlphaProbe, rho)
+	if m.lnSigma[dir] < 0 {
+		m.setSigma(dir, min(before, 0))
 	}
 }
 
-func (m *model) deviate(dir int, t, ex float64, probe bool) {
-	acc := &m.acc[dir]
-	acc.t += t
-	acc.ex += ex
-	acc.n++
-	alpha := sigmaAlpha
-	if probe {
-		alpha = sigmaAlphaProbe
-	} else if acc.ex < batchTime.Seconds() && acc.n < batchOps {
-		return
-	}
-	step := math.Log(acc.t/acc.ex) - m.lnSigma[dir]
+func (m *model) deviate(dir int, alpha, rho float64) {
+	step := math.Log(rho) - m.lnSigma[dir]
 	m.setSigma(dir, m.lnSigma[dir]+alpha*max(-ln4, min(ln4, step)))
-	acc.t, acc.ex, acc.n = 0, 0, 0
+}
+
+// pace follows the median, weighed by time, of the service times: each moves it by its own length.
+func (m *model) pace(dir int, t float64) {
+	switch g := m.gap[dir]; {
+	case g == 0:
+		m.gap[dir] = t
+	case t > g:
+		m.gap[dir] = min(t, g*math.Exp(t/gapMemory))
+	default:
+		m.gap[dir] = max(t, g*math.Exp(-t/gapMemory))
+	}
 }
 
 func (m *model) setSigma(dir int, ln float64) {

@@ -85,12 +85,32 @@ func TestProbesBringADeviceBackFaster(t *testing.T) {
 
 func TestTinyOperationsAreJudgedTogether(t *testing.T) {
 	b := &modelBench{m: newModel(false, learned(1e-4/4096))} // 4 KiB in 100 µs
-	for range batchOps - 1 {
+	for range 19 {
 		b.op(readSeq, 4096, time.Millisecond)
 	}
 	require.InDelta(t, 1, b.m.sigma[1], 1e-9)
 	b.op(readSeq, 4096, time.Millisecond)
 	require.InDelta(t, math.Exp(sigmaAlpha*ln4), b.m.sigma[1], 1e-6)
+}
+
+// TestBursts: a disk that is limited to 100 MiB/s does 10 MiB in no time in each 100 ms.
+func TestBursts(t *testing.T) {
+	for _, known := range []*Speeds{nil, learned(10e-3 / mib)} {
+		b := &modelBench{m: newModel(false, known)}
+		for range 50 {
+			for range 9 {
+				b.op(writeSeq, mib, 500*time.Microsecond)
+			}
+			b.op(writeSeq, mib, 95500*time.Microsecond)
+		}
+		require.InEpsilon(t, 0.010, b.m.fits[writeSeq].predict(mib), 0.1)
+		require.InDelta(t, 1, b.m.sigma[0], 0.15)
+		require.InDelta(t, 0.095, b.m.gap[0], 0.02)
+		// A pause is no stall, three times a pause is.
+		o := oldest{dispatched: b.now, pattern: writeSeq, size: mib}
+		require.Greater(t, b.m.patience(o, 2e-3), 0.1)
+		require.Less(t, b.m.patience(o, 2e-3), 0.2)
+	}
 }
 
 func TestBaselineSeparatesOperationAndBytes(t *testing.T) {
@@ -136,7 +156,7 @@ func TestUnmeasuredDeviceIsAttractiveThenKnown(t *testing.T) {
 
 func TestBaselineLearnedInABadTimeIsCorrected(t *testing.T) {
 	b := &modelBench{m: newModel(false, learned(20*base.Seconds()/mib))}
-	for range refitAfter + fitMature {
+	for range 600 { // 6 s of work
 		b.op(writeSeq, mib, base)
 	}
 	require.InEpsilon(t, base.Seconds(), b.m.fits[writeSeq].predict(mib), 0.05)

@@ -168,7 +168,7 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	}
 	r, w := d.reads.head, d.writes.head
 	if r != nil && w != nil {
-		if d.readCredit >= writeShare*d.model.service(w.pattern, w.size) {
+		if d.readCredit >= 0.99*writeShare*d.model.service(w.pattern, w.size) {
 			r = nil
 		} else {
 			d.readCredit += d.model.service(r.pattern, r.size)
@@ -323,6 +323,6 @@ func (d *Device) overdueLocked(now time.Duration) bool {
 	if d.opts.Rotational {
 		slack = 10e-3
 	}
-	e, h := d.model.stalled(now, o)
-	return e > max(2*h, h+slack)
+	e, _ := d.model.stalled(now, o)
+	return e > d.model.patience(o, slack)
 }

@@ -343,10 +343,16 @@ func (c *client) requireAlive() {
 	require.Equal(c.t, wire.OK, c.do(wire.CmdFlush, 0, 0, 0, nil).errno)
 }
 
+// pattern is n bytes that repeat after a prime number of them, so that a piece in the wrong place
+// shows.
 func pattern(n int, seed byte) []byte {
+	const period = 65521
 	b := make([]byte, n)
-	for i := range b {
+	for i := range min(n, period) {
 		b[i] = byte(i) ^ byte(i>>8)*7 ^ seed
+	}
+	for k := period; k < n; k *= 2 {
+		copy(b[k:], b[:k])
 	}
 	return b
 }
@@ -402,3 +408,5 @@ func releaser(t testing.TB, gate chan struct{}) func() {
 	t.Cleanup(release)
 	return release
 }
+
+var noDeadline time.Time

@@ -6,10 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"ballast/nbd"
 	"ballast/nbd/memexport"
+	"ballast/nbd/wire"
 
 	"github.com/stretchr/testify/require"
 )
@@ -109,16 +112,50 @@ func TestAsServer(t *testing.T) {
 	}
 }
 
-// TestStdio serves one client over the standard streams: over a socket, which is what libnbd
-// gives its children, and over pipes.
+// TestStdio serves one client over the standard streams: over pipes and over a socket, which is
+// what libnbd and qemu give their children.
 func TestStdio(t *testing.T) {
-	need(t, "nbdinfo")
 	self, err := os.Executable()
 	require.NoError(t, err)
-	t.Setenv("BALLAST_TEST_SERVE", "stdio")
-	require.Equal(t, "1048576\n", run(t, "nbdinfo", "--size", "--", "[", self, "-test.run=^TestAsServer$", "]"))
-	require.Equal(t, "1048576\n", run(t, "nbdinfo", "--size", "--",
-		"[", "sh", "-c", "cat | "+self+" -test.run='^TestAsServer$' | cat", "]"))
+	for _, how := range []string{"pipes", "socket"} {
+		t.Run(how, func(t *testing.T) {
+			cmd := exec.Command(self, "-test.run=^TestAsServer$")
+			cmd.Env = append(os.Environ(), "BALLAST_TEST_SERVE=stdio")
+			var in, out *os.File
+			if how == "socket" {
+				fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+				require.NoError(t, err)
+				in = os.NewFile(uintptr(fds[0]), "here")
+				out = in
+				there := os.NewFile(uintptr(fds[1]), "there")
+				defer there.Close()
+				cmd.Stdin, cmd.Stdout = there, there
+			} else {
+				r1, w1, err := os.Pipe()
+				require.NoError(t, err)
+				r2, w2, err := os.Pipe()
+				require.NoError(t, err)
+				defer r1.Close()
+				defer w2.Close()
+				cmd.Stdin, cmd.Stdout, in, out = r1, w2, r2, w1
+			}
+			require.NoError(t, cmd.Start())
+			nc, err := nbd.Stdio(in, out)
+			require.NoError(t, err)
+			in.Close()
+			if out != in {
+				out.Close()
+			}
+			defer nc.Close()
+			require.NoError(t, nc.SetDeadline(time.Now().Add(patience)))
+			c := &client{Conn: nc, t: t}
+			c.pipeGo()
+			c.mustWrite(5, pattern(100_000, 1))
+			require.Equal(t, pattern(100_000, 1), c.mustRead(5, 100_000))
+			c.send(requestBytes(wire.CmdDisc, 0, 0, 0, 0))
+			require.NoError(t, cmd.Wait())
+		})
+	}
 }
 
 // TestInherited passes a listener on as a service manager does.

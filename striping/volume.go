@@ -194,8 +194,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 		v.cancel()
 		return nil, err
 	}
-	v.bal = balance.New(bm, balance.Options{Copies: int(o.Volume.Copies), Space: (*volumeSpace)(v), Seed: o.Seed,
-		Reserved: v.claimed.Load, OnError: v.deviceError})
+	v.bal = balance.New(bm, balance.Options{Copies: int(o.Volume.Copies), Space: (*volumeSpace)(v), Seed: o.Seed, OnError: v.deviceError})
 	for _, m := range v.members {
 		if m.Device != nil && m.out.Load() {
 			v.bal.SetPlaceable(m.id, false)

@@ -81,7 +81,7 @@ by what the disks are measured to do, and served as block devices over NBD.`,
 	flags.StringVar(&a.runDir, "run-dir", "", "where sockets are made (default $BALLAST_RUN_DIR, /run/ballast)")
 	flags.BoolVar(&a.json, "json", false, "write JSON")
 	root.AddCommand(a.createCommand(), a.serveCommand(), a.statusCommand(), a.usageCommand(), a.listCommand(), a.stopCommand(),
-		a.exportCommand(), a.deviceCommand(), a.iostatCommand(), a.eventsCommand(), a.inspectCommand(),
+		a.exportCommand(), a.deviceCommand(), a.iostatCommand(), a.eventsCommand(), a.checkCommand(), a.inspectCommand(),
 		a.attachCommand(), a.detachCommand(), a.versionCommand(), a.preflightCommand())
 	root.SetHelpCommand(a.helpCommand(root))
 	return root
@@ -158,6 +158,23 @@ func (a *app) helpCommand(root *cobra.Command) *cobra.Command {
 			return cmd.Help()
 		},
 	}
+}
+
+// group makes c a command that only holds others.
+func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, sub := range commands {
+		names = append(names, sub.Name())
+	}
+	c.AddCommand(commands...)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		what := "nothing"
+		if len(args) > 0 {
+			what = args[0]
+		}
+		return control.Refuse("E_USAGE", "%s wants one of %s, not %s", c.CommandPath(), strings.Join(names, ", "), what).WithTry("%s --help", c.CommandPath())
+	}
+	return c
 }
 
 // isTerminal tells whether w shows on a screen.

@@ -15,14 +15,12 @@ import (
 )
 
 func (a *app) exportCommand() *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "export",
 		Short: "Exports: the disk images that clients see",
 		Long: `Exports are thin: space is used as it is written, and comes back as it is trimmed. They can be made,
 resized and removed while the volume is served, and while it is not.`,
-	}
-	c.AddCommand(a.exportCreate(), a.exportLs(), a.exportResize(), a.exportRm())
-	return c
+	}, a.exportCreate(), a.exportLs(), a.exportResize(), a.exportRm())
 }
 
 func (a *app) exportCreate() *cobra.Command {

@@ -152,8 +152,7 @@ func (a *app) stopCommand() *cobra.Command {
 }
 
 func (a *app) deviceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "The devices of a volume"}
-	c.AddCommand(&cobra.Command{
+	return group(&cobra.Command{Use: "device", Short: "The devices of a volume"}, &cobra.Command{
 		Use:   "ls VOLUME",
 		Short: "List them",
 		Args:  cobra.ExactArgs(1),
@@ -170,7 +169,6 @@ func (a *app) deviceCommand() *cobra.Command {
 			return a.print(&doc, func(w io.Writer) { show.Devices(w, s.Devices) })
 		},
 	})
-	return c
 }
 
 func (a *app) iostatCommand() *cobra.Command {

@@ -1,13 +1,44 @@
 package main
 
 import (
+	"io"
+
+	"ballast/cmd/control"
 	"ballast/cmd/show"
+	"ballast/cmd/verify"
 	"ballast/cmd/volumes"
 	"ballast/devices"
 	"ballast/journal"
 
 	"github.com/spf13/cobra"
 )
+
+func (a *app) checkCommand() *cobra.Command {
+	o := verify.Options{}
+	c := &cobra.Command{
+		Use:   "check VOLUME",
+		Short: "Verify a volume that is not being served; writes nothing to it",
+		Long: `Verifies labels, journal, and every written block of every good copy against its sum. Nothing is
+written to the volume; the journal is checked in a copy below $TMPDIR. Exit code 3 means damage.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.Dirs, err = a.dirs(); err != nil {
+				return err
+			}
+			o.Volume, o.Preflight = args[0], preflightArgs()
+			r, err := verify.Run(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if r.FaultCount > 0 {
+				a.code = control.ExitPartial
+			}
+			return a.print(r, func(w io.Writer) { show.CheckReport(w, r) })
+		},
+	}
+	c.Flags().StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
+	return c
+}
 
 func (a *app) inspectCommand() *cobra.Command {
 	return &cobra.Command{

@@ -48,7 +48,7 @@ it (NOTIFY_SOCKET).`,
 				return err
 			}
 			o.Listen = true
-			o.Logger = a.logger(true)
+			o.Logger = a.logger(!watch || !isTerminal(a.errs)) // lines would tear the picture
 			o.Preflight = preflightArgs()
 			o.Stdin, o.Stdout = os.Stdin, os.Stdout
 			client := control.NewClient(o.Volume, o.Dirs.Control(o.Volume))
@@ -151,11 +151,11 @@ func (a *app) watch(ctx context.Context, client *control.Client) {
 	}
 }
 
-// logger writes to stderr: as a service manager wants it if one reads it, and as text else. A
-// command that is no daemon only warns.
-func (a *app) logger(daemon bool) *slog.Logger {
+// logger writes to stderr, without the time if a service manager reads it. Unless it is to talk,
+// it only warns.
+func (a *app) logger(talk bool) *slog.Logger {
 	level := slog.LevelInfo
-	if !daemon {
+	if !talk {
 		level = slog.LevelWarn
 	}
 	o := &slog.HandlerOptions{Level: level}

@@ -126,5 +126,4 @@ var Codes = map[string]Code{
 	"E_STATE":            {ExitFailed, "The volume's state directory cannot be used or does not hold what it should."},
 	"E_JOURNAL":          {ExitFailed, "The volume's journal cannot be used: it is damaged, older than the disks say, or not this volume's."},
 	"E_KERNEL":           {ExitFailed, "The running kernel cannot do it."},
-	"E_VOLUME_DAMAGED":   {ExitPartial, "The check found damage; the report lists it."},
 }

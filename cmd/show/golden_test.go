@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"ballast/cmd/control"
+	"ballast/cmd/verify"
+	"ballast/cmd/volumes"
+	"ballast/devices"
 	"ballast/striping"
 
 	"github.com/stretchr/testify/require"
@@ -183,4 +186,39 @@ func TestRefusals(t *testing.T) {
 	Refusals(&out, rs)
 	require.NoError(t, RefusalsJSON(&out, rs))
 	golden(t, "refusals.txt", out.Bytes())
+}
+
+func TestCheckReport(t *testing.T) {
+	chunk, off := int64(81), int64(0x5100000)
+	r := &verify.Report{Schema: verify.Schema, Volume: "vault", Verdict: "damaged", Chunks: 1_300_211, Blocks: 2_000_000, Bytes: 2_000_000 * 4096, Stale: 3, Unreadable: 12,
+		Missing: []string{"d2"}, FaultCount: 2, Faults: []verify.Fault{
+			{Device: "d1", Off: &off, What: "label at 0x5100000: corrupt"},
+			{Device: "d1", Object: "veeam0", Chunk: &chunk, Off: &off, What: "block 7: sum 0x00000001, journal says 0x00000002"}}}
+	both(t, "check-damaged", r, func(w *bytes.Buffer) { CheckReport(w, r) })
+	sound := &verify.Report{Schema: verify.Schema, Volume: "vault", Verdict: "sound", Chunks: 1, Blocks: 256, Bytes: 1 << 20, Missing: []string{}, Faults: []verify.Fault{}}
+	both(t, "check-sound", sound, func(w *bytes.Buffer) { CheckReport(w, sound) })
+}
+
+func TestInspection(t *testing.T) {
+	label := &devices.Label{Volume: devices.UUID{1}, Name: "vault", Device: devices.UUID{2}, ID: 2, Size: 1 << 40, ChunkSize: 1 << 20, Copies: 2, Epoch: 1, Writes: 9,
+		Layout: devices.Layout{JournalOff: 65536, JournalSize: 2 << 30, DataOff: 3 << 30, DataSize: 900 << 30}, Anchor: devices.Anchor{Seq: 81234, Count: 1_300_211},
+		Members: []devices.Member{{ID: 1, UUID: devices.UUID{3}, Size: 1 << 39, Epoch: 1}, {ID: 2, UUID: devices.UUID{2}, Size: 1 << 40, Epoch: 1}}}
+	for name, in := range map[string]*devices.Inspection{
+		"inspect-member": {Path: "/dev/sdb", Block: true, Size: 1 << 40, SectorSize: 512, Uses: []string{"locked by another process"}, Label: label},
+		"inspect-ext4":   {Path: "/dev/sdc1", Block: true, Size: 1 << 40, SectorSize: 4096, Signatures: []devices.Signature{{Name: "ext4", Off: 0x438, Label: "home"}}, LabelErr: devices.ErrNoLabel},
+		"inspect-blank":  {Path: "/srv/disk.img", Size: 10 << 30, Blank: true, LabelErr: devices.ErrNoLabel},
+	} {
+		copies := []devices.LabelCopy{}
+		if in.Label != nil {
+			copies = []devices.LabelCopy{{Off: 0, Label: *label}, {Off: 4096, Err: devices.ErrCorrupt}}
+		}
+		x := InspectionOf(in, copies)
+		both(t, name, x, func(w *bytes.Buffer) { x.Write(w) })
+	}
+}
+
+func TestCreated(t *testing.T) {
+	c := &volumes.Config{Schema: volumes.SchemaConfig, Name: "vault", UUID: volumes.UUID{1}, ChunkSize: 1 << 20, Copies: 2, Created: day,
+		Devices: []volumes.ConfigDevice{{ID: 1, UUID: volumes.UUID{2}, Path: "/dev/disk/by-id/ata-A", Size: 2e12}, {ID: 2, UUID: volumes.UUID{3}, Path: "/srv/b.img", Size: 1e12}}}
+	both(t, "created", c, func(w *bytes.Buffer) { Created(w, c) })
 }

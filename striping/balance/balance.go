@@ -44,8 +44,9 @@ type Options struct {
 	Copies int // of each chunk; default 1
 	Space  Space
 	Seed   uint64 // breaks ties
-	// Reserved is how many logical bytes have been promised to clients but are not placed yet;
-	// that much stays placeable. Nil means all that fits.
+	// Reserved is how many logical bytes the volume must still be able to take: only that much is
+	// kept placeable, and speed may strand the rest. Nil, for all that fits, is right wherever
+	// the free space is shown to people; what is claimed at this moment is not what is meant.
 	Reserved func() int64
 	// NoHedges has nothing done twice because it is late; for measurements.
 	NoHedges bool
@@ -182,6 +183,7 @@ func (b *Balancer) candidates(size int64, class devices.Class) []policy.Candidat
 		*c = policy.Candidate{
 			Expect:      f.Expect,
 			Backlog:     f.Backlog,
+			Pause:       f.Pause,
 			Outstanding: f.Outstanding,
 			Idle:        f.Idle,
 			Domain:      m.domain,

@@ -143,7 +143,9 @@ func withRig(t *testing.T, o rigOptions, f func(t *testing.T, r *rig)) {
 		for range 20 {
 			for _, d := range r.devs {
 				for _, kind := range []devices.Kind{devices.Read, devices.Write} {
-					require.NoError(t, d.Do(&devices.Request{Kind: kind, Off: 8 * mib, Bufs: [][]byte{r.buf}}))
+					for _, size := range []int{4096, mib} {
+						require.NoError(t, d.Do(&devices.Request{Kind: kind, Off: 8 * mib, Bufs: [][]byte{r.buf[:size]}}))
+					}
 				}
 			}
 		}

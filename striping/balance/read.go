@@ -247,7 +247,7 @@ func (rd *read) try(a *attempt, i int, bufs [][]byte, exp time.Duration) {
 	rd.mu.Unlock()
 	if len(r.Copies) > 1 && r.NewBufs != nil && !b.opts.NoHedges && r.Class == devices.Foreground {
 		a.fire = a.overdue
-		b.timers.set(&a.timer, a.began+policy.HedgeAt(exp, a.slack()))
+		b.timers.set(&a.timer, a.began+policy.HedgeAt(exp, a.slack(), a.m.dev.Pause(devices.Read)))
 	}
 	a.m.dev.Submit(&a.req)
 }

@@ -33,6 +33,7 @@ func Eta(busy float64) float64 {
 type Candidate struct {
 	Expect      time.Duration // E: when a write of this size would be done
 	Backlog     time.Duration // W
+	Pause       time.Duration // the device's usual pause
 	Outstanding int
 	Idle        bool
 	Used, Free  int64   // bytes

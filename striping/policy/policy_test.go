@@ -266,9 +266,10 @@ func TestReplica(t *testing.T) {
 }
 
 func TestHedgeRules(t *testing.T) {
-	require.Equal(t, ms(22), HedgeAt(ms(2), WriteSlack))
-	require.Equal(t, ms(80), HedgeAt(ms(40), WriteSlack))
-	require.Equal(t, ms(3), HedgeAt(ms(1), ReadSlack))
+	require.Equal(t, ms(22), HedgeAt(ms(2), WriteSlack, ms(2)))
+	require.Equal(t, ms(80), HedgeAt(ms(40), WriteSlack, 0))
+	require.Equal(t, ms(3), HedgeAt(ms(1), ReadSlack, 0))
+	require.Equal(t, ms(130), HedgeAt(ms(5), WriteSlack, ms(100)))
 	require.False(t, HedgePays(ms(29), ms(10), ms(20)))
 	require.True(t, HedgePays(ms(30), ms(10), ms(20)))
 	require.False(t, CommonCause(1, 3))

@@ -50,8 +50,11 @@ func Replica(sources []Source) int {
 }
 
 // HedgeAt is the time after the start of an operation at which a second attempt is first
-// considered: when it takes twice as long as expected, and noticeably longer.
-func HedgeAt(expect, slack time.Duration) time.Duration { return max(2*expect, expect+slack) }
+// considered: when it takes twice as long as expected, and noticeably longer, and longer than the
+// device usually pauses.
+func HedgeAt(expect, slack, pause time.Duration) time.Duration {
+	return max(2*expect, expect+slack, expect+pause+pause/4)
+}
 
 // HedgePays reports whether a second attempt that is expected to take other pays: the first is
 // late by as much. It is the ski-rental rule, at most twice the best delay.

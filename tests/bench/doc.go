@@ -1,0 +1,16 @@
+// Package bench measures the daemon beside the disks it stands on and beside other servers, with
+// fio through NBD, and prints each figure as a ratio of two measurements of the same run: absolute
+// rates say more about the machine than about Ballast. It is built with the tag bench:
+//
+//	make bench
+//
+// # Unequal disks
+//
+// Three loop devices limited to 50, 100 and 200 MiB/s. Each is first measured alone, at the
+// request size and a saturating depth; from that the bounds: with one copy the sum S of all, with
+// two copies min(S/2, S minus the fastest) for writes and S for reads.
+//
+// # Equal disks in memory
+//
+// One disk in memory, served by Ballast, qemu-nbd and nbdkit in turn, several rounds, medians.
+package bench
