@@ -93,8 +93,29 @@ func crashScenario(t *testing.T, seed uint64, crashes int) {
 				break
 			}
 		}
+		if !t.Failed() {
+			finishQuietly(t, r, m, rng)
+		}
 		require.NoError(t, r.close())
 	})
+}
+
+// finishQuietly ends a load without a power cut and looks at the volume as it is then, and as it
+// is found after a clean end.
+func finishQuietly(t *testing.T, r *rig, m *model, rng *rand.Rand) {
+	load := startLoad(r, m, rng, 1+rng.IntN(3), 0)
+	time.Sleep(time.Duration(rng.IntN(50_000)) * time.Microsecond)
+	load.stop.Store(true)
+	load.wg.Wait()
+	require.Empty(t, load.errs)
+	require.NoError(t, r.v.Flush(context.Background()))
+	require.NoError(t, r.v.checkCopies(context.Background()))
+	marks := m.mark()
+	m.flushed(marks)
+	verifyAfterCrash(t, r, m)
+	require.NoError(t, r.close())
+	r.open()
+	verifyAfterCrash(t, r, m)
 }
 
 // load is a set of clients that write, read, trim and flush one export until the power goes.
