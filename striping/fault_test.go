@@ -91,3 +91,68 @@ func TestMirrorSurvivesOneDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestRecoveryPrefersNewest loses all writes in place to one of two disks, each without a word,
+// before a power cut: a flush that succeeded holds nevertheless.
+func TestRecoveryPrefersNewest(t *testing.T) {
+	for disk := range 2 {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, rigConfig{disks: 2, copies: 2, timing: gentle, opts: Options{FlushInterval: time.Hour}})
+			s.write(0, 32, false)
+			require.NoError(t, s.v.Flush(s.ctx))
+			s.disks[disk].Add(faultdisk.Fault{On: faultdisk.OnWrite, Sticky: true, Effect: faultdisk.Lose})
+			s.write(3, 4, false)
+			s.sync()
+			s.write(5, 4, false)
+			s.sync()
+			s.e.Close()
+			s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepAll)
+			s.open()
+			verifyReopened(t, s.rig, s.m, false)
+			require.NoError(t, s.close())
+		})
+	}
+}
+
+// TestRecoveryWaitsForMissingDisk opens a volume of one copy after a crash without the disk that
+// holds what was being overwritten, and then with it.
+func TestRecoveryWaitsForMissingDisk(t *testing.T) {
+	for _, policy := range []simdisk.Policy{simdisk.KeepNone, simdisk.KeepAll, simdisk.KeepOnly(0)} {
+		for _, meanwhile := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScript(t, rigConfig{disks: 2, copies: 1, timing: gentle, opts: Options{Degraded: true, FlushInterval: time.Hour, WriteAge: time.Millisecond}})
+				s.write(0, 32, false)
+				s.zero(12, 4, "trim")
+				require.NoError(t, s.v.Flush(s.ctx))
+				s.m.flushed(s.m.mark())
+				for range 2 {
+					s.write(3, 4, false)
+					s.pause()
+					s.write(19, 4, false)
+					s.pause()
+				}
+				s.e.Close()
+				s.crash(rand.New(rand.NewPCG(3, 4)), policy)
+				for i := range s.disks {
+					away := s.disks[i]
+					s.disks[i] = nil
+					s.open()
+					if meanwhile {
+						s.e = s.export("e")
+						s.zero(1, 1, "trim")
+						s.zero(17, 1, "trim")
+						s.e.Close()
+						require.NoError(t, s.v.Flush(s.ctx))
+						s.m.flushedOnly(s.m.mark(), 1, 1)
+						s.m.flushedOnly(s.m.mark(), 17, 1)
+					}
+					require.NoError(t, s.rig.close())
+					s.disks[i] = away
+				}
+				s.open()
+				verifyReopened(t, s.rig, s.m, false)
+				require.NoError(t, s.rig.close())
+			})
+		}
+	}
+}

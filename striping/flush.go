@@ -262,6 +262,7 @@ func (v *Volume) commitSome(list []*chunk) (n int, err error) {
 		c.mu.Lock()
 		rec := c.recordLocked()
 		hadIntents := len(c.intents) > 0
+		intent := journal.Intent{Base: rec.Version, Candidates: c.keep}
 		c.mu.Unlock()
 		key := c.key.record()
 		val := rec.Pack(key)
@@ -270,7 +271,10 @@ func (v *Volume) commitSome(list []*chunk) (n int, err error) {
 		}
 		recs = append(recs, rec)
 		b.Put(key, val)
-		if hadIntents {
+		if len(intent.Candidates) > 0 {
+			key := c.key.intent()
+			b.Put(key, intent.Pack(key))
+		} else if hadIntents {
 			b.Delete(c.key.intent())
 		}
 		n++
@@ -391,7 +395,7 @@ func (v *Volume) readyToCommit(c *chunk, settle bool) (in bool, err error) {
 // pruneIntentsLocked drops the sums that are on no medium any more: with everything synced only
 // the newest of each block is left, and the journal's record.
 func (c *chunk) pruneIntentsLocked() {
-	if len(c.intents) < 2 {
+	if len(c.intents) < 2 || len(c.keep) > 0 {
 		return
 	}
 	newest := map[uint32]int{}
@@ -420,7 +424,7 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.version = rec.Version
 		c.durable = c.written
 		c.pending, c.must, c.fresh = false, false, false
-		c.intents = nil
+		c.intents = c.keep
 		free, c.old = c.old, nil
 		if now := v.rate(c.slot, c.places); now != c.rated {
 			v.health.count(c.rated, -1)

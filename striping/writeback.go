@@ -393,6 +393,7 @@ func (v *Volume) placeDone(p *plan, placed []balance.Placed) {
 	}
 	c.gen, c.slot, c.places, c.written, c.sums = p.gen, p.slot, places, written, sums
 	c.reserve = p.ov.keep
+	c.keep = nil
 	c.fresh, c.must, c.pending, c.lost = true, true, true, false
 	c.durable = nil // the journal's record speaks of slots that are not written any more
 	c.mu.Unlock()
@@ -547,6 +548,7 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 		written.set(b)
 		sums[b] = s.Sum
 	}
+	c.unkeepLocked(func(block int) bool { e, _ := p.ov.lookup(block, block+1); return e != nil })
 	c.places, c.written, c.sums, c.pending = places, written, sums, true
 	c.mu.Unlock()
 	v.finish(p, nil)
@@ -679,6 +681,7 @@ func (v *Volume) zeroLocked(p *plan) (free []slotRef) {
 	}
 	if changed {
 		c.written = written
+		c.unkeepLocked(func(block int) bool { return !written.has(block) })
 		c.pending, c.must = true, true
 	}
 	if p.ov.keep {
