@@ -14,7 +14,8 @@ missing=()
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package[$program]}")
 done
-python3 -c 'import nbd' 2>/dev/null || missing+=(python3-libnbd)
+# Debian's own python: another one first in PATH would not find Debian's modules.
+/usr/bin/python3 -c 'import nbd' 2>/dev/null || missing+=(python3-libnbd)
 # go test -race needs the C library's headers, which gcc only recommends.
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0

@@ -113,7 +113,7 @@ func TestFioVerifies(t *testing.T) {
 // TestOneClientOnStdio is the mode in which another program starts us for itself and talks to us
 // on standard input and output.
 func TestOneClientOnStdio(t *testing.T) {
-	if _, err := exec.Command("python3", "-c", "import nbd").CombinedOutput(); err != nil {
+	if _, err := exec.Command("/usr/bin/python3", "-c", "import nbd").CombinedOutput(); err != nil {
 		harness.Missing(t, "python3-libnbd")
 	}
 	env := harness.New(t)
@@ -146,7 +146,7 @@ assert h.pread(7000, 12345) == b"ballast" * 1000
 h.shutdown()
 print("fine")
 `
-	out := harness.Tool(t, "python3", "-c", script, env.Bin, "serve", "v", "--state-dir", env.State, "--run-dir", env.Run, "--stdio", "e")
+	out := harness.Tool(t, "/usr/bin/python3", "-c", script, env.Bin, "serve", "v", "--state-dir", env.State, "--run-dir", env.Run, "--stdio", "e")
 	require.Contains(t, out, "fine")
 }
 
