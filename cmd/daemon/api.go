@@ -12,6 +12,7 @@ import (
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
+	"ballast/journal"
 	"ballast/nbd"
 	"ballast/striping"
 )
@@ -194,6 +195,8 @@ func exportError(name string, err error) error {
 		return control.Refuse("E_EXPORT_BUSY", "clients hold export %s open", name).WithTry("--force, to cut them off")
 	case errors.Is(err, striping.ErrNoSpace):
 		return control.Refuse("E_NO_SPACE", "%v", err)
+	case errors.Is(err, journal.ErrFull):
+		return control.Refuse("E_NO_SPACE", "%v", err).WithTry("free space where the state directory is")
 	}
 	return err
 }

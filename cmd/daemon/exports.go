@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"ballast/journal"
 	"ballast/nbd"
 	"ballast/striping"
 )
@@ -90,6 +91,30 @@ func (e *export) TryRead(off, size int64, data *nbd.Data) (bool, error) {
 	return done, translate(err)
 }
 
+// WriteAt implements nbd.Export.
+func (e *export) WriteAt(ctx context.Context, p []byte, off int64, fua bool) error {
+	return translate(e.Export.WriteAt(ctx, p, off, fua))
+}
+
+// TryWriteAt implements nbd.Inliner.
+func (e *export) TryWriteAt(p []byte, off int64) (bool, error) {
+	done, err := e.Export.TryWriteAt(p, off)
+	return done, translate(err)
+}
+
+// Sync implements nbd.Export.
+func (e *export) Sync(ctx context.Context) error { return translate(e.Export.Sync(ctx)) }
+
+// Trim implements nbd.Trimmer.
+func (e *export) Trim(ctx context.Context, off, size int64, fua bool) error {
+	return translate(e.Export.Trim(ctx, off, size, fua))
+}
+
+// Prefetch implements nbd.Prefetcher.
+func (e *export) Prefetch(ctx context.Context, off, size int64) error {
+	return translate(e.Export.Prefetch(ctx, off, size))
+}
+
 // Buffer implements nbd.Receiver.
 func (e *export) Buffer(size int) nbd.Payload { return e.Export.Buffer(size) }
 
@@ -119,6 +144,8 @@ func translate(err error) error {
 		return nil
 	case errors.Is(err, striping.ErrRemoved):
 		return fmt.Errorf("%w: %w", nbd.ErrRemoved, err)
+	case errors.Is(err, journal.ErrFull):
+		return fmt.Errorf("%w: %w", striping.ErrNoSpace, err)
 	case errors.Is(err, striping.ErrNotFast):
 		return fmt.Errorf("%w: %w", nbd.ErrNotSupported, err)
 	}

@@ -26,8 +26,8 @@ type job struct {
 	depth   int
 	jobs    int // connections
 	size    int64
-	seconds int   // 0: until size is done
-	ramp    int   // seconds not counted
+	seconds int    // 0: until size is done
+	ramp    int    // seconds not counted
 	uri     string // NBD, or
 	file    string // a device
 	fsync   bool   // flush at the end, within the time

@@ -259,3 +259,38 @@ func TestFullVolume(t *testing.T) {
 	require.NotContains(t, out, "No space")
 	require.Zero(t, d.Stop())
 }
+
+// TestFullJournalDisk: what needs new records is refused, nothing is lost, and all goes on once
+// there is space again.
+func TestFullJournalDisk(t *testing.T) {
+	harness.NeedRoot(t)
+	harness.Need(t, "qemu-io", "nbdcopy")
+	env := harness.New(t)
+	require.NoError(t, os.MkdirAll(env.State, 0o700))
+	require.NoError(t, unix.Mount("tmpfs", env.State, "tmpfs", 0, "size=200M"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(env.State, unix.MNT_DETACH)) })
+	volume(t, env, 1)
+	d := env.Serve("v")
+	data := random(t, 16<<20, 12)
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+	fill := filepath.Join(env.State, "fill")
+	harness.Try(t, "dd", "if=/dev/zero", "of="+fill, "bs=1M")
+
+	refused(t, env.Command("export", "create", "v/f", "1GiB"), 13, "E_NO_SPACE")
+	out, _ := harness.Try(t, "qemu-io", "-f", "raw", d.URI("e"), "-c", "write -P 7 64M 64M", "-c", "flush")
+	require.Contains(t, out, "failed: No space left on device")
+	same := filepath.Join(t.TempDir(), "out")
+	harness.Tool(t, "nbdcopy", d.URI("e"), same)
+	requireSame(t, data, same)
+	d.Kill()
+	r := env.Command("serve", "v")
+	refused(t, r, 13, "E_NO_SPACE")
+
+	require.NoError(t, os.Remove(fill))
+	d = d.Again()
+	harness.Tool(t, "nbdcopy", d.URI("e"), same)
+	requireSame(t, data, same)
+	out = harness.Tool(t, "qemu-io", "-f", "raw", d.URI("e"), "-c", "write -P 7 64M 64M", "-c", "flush", "-c", "read -P 7 64M 64M")
+	require.NotContains(t, strings.ToLower(out), "failed")
+	require.Zero(t, d.Stop())
+}

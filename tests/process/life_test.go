@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"ballast/nbd/wire"
 	"ballast/tests/harness"
 
 	"github.com/stretchr/testify/require"
@@ -286,6 +287,28 @@ func TestTheRaceDetectorSeesNothing(t *testing.T) {
 	require.NoError(t, err)
 	harness.Tool(t, "nbdcopy", "--flush", random(t, 16<<20, 6), d.URI("x"))
 	env.Must("export", "rm", "--yes", "v/x")
+	require.Zero(t, d.Stop())
+}
+
+func TestRemovingAnExportThatIsOpen(t *testing.T) {
+	env := harness.New(t)
+	volume(t, env, 1)
+	d := env.Serve("v")
+	c, e, err := dial(d.NBD, "e")
+	require.NoError(t, err)
+	defer c.conn.Close()
+	require.EqualValues(t, 256<<20, e.Size)
+	data := make([]byte, block)
+	read := func() error {
+		require.NoError(t, c.send(wire.CmdRead, 0, 0, block, nil))
+		return c.reply(data)
+	}
+	require.NoError(t, read())
+	refused(t, env.Command("export", "rm", "v/e"), 11, "E_EXPORT_BUSY")
+	require.NoError(t, read())
+	env.Must("export", "rm", "--force", "v/e")
+	require.Error(t, read())
+	require.NotContains(t, env.Must("export", "ls", "v", "--json"), `"e"`)
 	require.Zero(t, d.Stop())
 }
 
