@@ -20,7 +20,7 @@ type blockModel struct {
 	base      int      // number of versions cut off so far
 	versions  []uint32 // versions[i] has index base+i
 	completed int      // index of the newest version whose write returned
-	uncertain bool     // the newest write failed: it may have happened or not
+	uncertain bool     // the writes after completed failed: each may have happened or not
 	crashed   int      // versions with an index below it were there at a crash, after which the block could not be read yet
 }
 
@@ -150,7 +150,7 @@ func (m *model) check(p []byte, block int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := &m.blocks[block]
-	if ver == b.versions[len(b.versions)-1] || b.uncertain && ver == b.versions[max(b.completed-b.base, 0)] {
+	if ver == b.versions[len(b.versions)-1] || b.uncertain && slices.Contains(b.versions[max(b.completed-b.base, 0):], ver) {
 		return nil
 	}
 	if b.completed < b.crashed && slices.Contains(b.versions, ver) {

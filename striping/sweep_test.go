@@ -147,6 +147,7 @@ type scenario struct {
 	ready  func(s *script)
 	crash  bool // instead of a clean end before reopening
 	reopen bool
+	spoils bool // the body damages disk 0
 	body   func(s *script)
 }
 
@@ -299,7 +300,7 @@ var scenarios = []scenario{
 		s.write(22, 3, false)
 		s.sync()
 	}},
-	{name: "healing", reopen: true, ready: func(s *script) {
+	{name: "healing", reopen: true, spoils: true, ready: func(s *script) {
 		s.write(0, 64, false)
 		s.sync()
 		s.pause()
@@ -470,6 +471,13 @@ func sweepOne(t *testing.T, sc scenario, f sweepFault, n int, copies uint8) (met
 		s.strict = true
 		s.sync()
 		s.strict = false
+	}
+	if copies > 1 && f.disk && !sc.spoils {
+		// What counts as a good copy is one, although nobody has read it yet.
+		s.disks[0].Faults.Clear()
+		time.Sleep(time.Minute)
+		require.NoError(t, s.v.checkCopies(s.ctx))
+		s.m.flushed(s.m.mark())
 	}
 	if opened {
 		s.e.Close()
