@@ -392,7 +392,7 @@ func (v *Volume) loadRun(o *object, vw *view, first, n int) (*Buffer, error) {
 }
 
 // loadBad fills in the blocks that copy from had wrong, from the others.
-func (v *Volume) loadBad(o *object, vw *view, seed uint32, list []int, from int, bad []int, first int, mem []byte) error {
+func (v *Volume) loadBad(o *object, vw *view, seed uint64, list []int, from int, bad []int, first int, mem []byte) error {
 	for _, b := range bad {
 		wrong := make([]int, 0, maxCopies)
 		if from >= 0 {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"ballast/devices"
 	"ballast/journal"
 
+	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -346,21 +346,21 @@ func (r *run) judge() {
 	}
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// sumSeed and blockSum are the sum of a block: CRC32C over volume UUID, object, chunk, generation
-// (8 bytes each, little endian), block number (4 bytes) and data.
-func sumSeed(volume [16]byte, object, chunk, generation uint64) uint32 {
+// sumSeed and blockSum are the sum of a block: the low 32 bits of xxHash64 over its data, seeded
+// with xxHash64 over volume UUID, object, chunk, generation (8 bytes each, little endian) plus the
+// block number.
+func sumSeed(volume [16]byte, object, chunk, generation uint64) uint64 {
 	b := append([]byte(nil), volume[:]...)
 	for _, n := range []uint64{object, chunk, generation} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
-	return crc32.Checksum(b, castagnoli)
+	return xxhash.Sum64(b)
 }
 
-func blockSum(seed uint32, block int, data []byte) uint32 {
-	number := binary.LittleEndian.AppendUint32(nil, uint32(block))
-	return crc32.Update(crc32.Update(seed, castagnoli, number), castagnoli, data)
+func blockSum(seed uint64, block int, data []byte) uint32 {
+	h := xxhash.NewWithSeed(seed + uint64(block))
+	h.Write(data)
+	return uint32(h.Sum64())
 }
 
 // bitmap knows which blocks of a device are taken.

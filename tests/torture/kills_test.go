@@ -158,11 +158,11 @@ func (f *fioJob) start(r *rig, round int) {
 	uri := "--uri=" + r.d.URI("fio")
 	f.written = []string{"--name=flushed", "--ioengine=nbd", "--offset=32M", "--size=32M", "--rw=randwrite", "--bsrange=4k-256k", "--iodepth=8",
 		"--verify=crc32c", "--verify_fatal=1", fmt.Sprintf("--randseed=%d", round+1)}
-	out := harness.Tool(f.t, "fio", append(slices.Clone(f.written), uri, "--do_verify=0", "--end_fsync=1")...)
+	out := harness.Tool(f.t, "fio", append(slices.Clone(f.written), uri, "--do_verify=0", "--end_fsync=1", "--verify_state_save=0")...)
 	require.Contains(f.t, out, "err= 0")
 	f.out.Reset()
 	f.cmd = exec.Command("fio", "--name=mixed", "--ioengine=nbd", uri, "--size=32M", "--rw=randwrite", "--bsrange=4k-128k", "--iodepth=8",
-		"--verify=crc32c", "--verify_fatal=1", "--verify_backlog=32", "--fsync=16", "--time_based", "--runtime=60", fmt.Sprintf("--randseed=%d", round))
+		"--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--verify_backlog=32", "--fsync=16", "--time_based", "--runtime=60", fmt.Sprintf("--randseed=%d", round))
 	f.cmd.Stdout, f.cmd.Stderr = &f.out, &f.out
 	f.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(f.t, f.cmd.Start())
@@ -182,7 +182,7 @@ func (f *fioJob) killed() {
 func (f *fioJob) verify(r *rig) {
 	f.t.Helper()
 	if f.written != nil {
-		out := harness.Tool(f.t, "fio", append(slices.Clone(f.written), "--uri="+r.d.URI("fio"), "--verify_only")...)
+		out := harness.Tool(f.t, "fio", append(slices.Clone(f.written), "--uri="+r.d.URI("fio"), "--verify_only", "--verify_state_save=0")...)
 		require.Contains(f.t, out, "err= 0")
 		require.NotContains(f.t, out, "verify:")
 	}
