@@ -315,3 +315,63 @@ func TestHealingOntoHungDisk(t *testing.T) {
 		require.NoError(t, s.rig.close())
 	})
 }
+
+// TestRecoveryNeverGoesBehindFlush overwrites a block twice in place, with a flush between, on a
+// mirror of which one disk lost the first overwrite; the power cut tears the second on the other
+// disk. What was before the flush must not come back.
+func TestRecoveryNeverGoesBehindFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, rigConfig{disks: 2, copies: 2, timing: gentle, opts: Options{FlushInterval: time.Hour, WriteAge: time.Millisecond}})
+		s.write(0, 32, false)
+		require.NoError(t, s.v.Flush(s.ctx))
+		s.m.flushed(s.m.mark())
+		lost := s.disks[0].Add(faultdisk.Fault{On: faultdisk.OnWrite, Sticky: true, Effect: faultdisk.Lose})
+		s.write(3, 2, false)
+		s.sync()
+		s.write(3, 2, false)
+		s.pause()
+		require.Positive(t, lost.Seen())
+		s.e.Close()
+		s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.TearWrite(0, func(sector, of int) bool { return sector%2 == 0 }, simdisk.KeepAll))
+		s.open()
+		verifyReopened(t, s.rig, s.m, true)
+		require.NoError(t, s.rig.close())
+	})
+}
+
+// TestFailedOverwriteKeepsVersions lets an overwrite in place fail, a flush fail with it, and the
+// next overwrite begin before the power goes: what was flushed before is still known.
+func TestFailedOverwriteKeepsVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, rigConfig{disks: 1, copies: 1, timing: gentle, opts: Options{FlushInterval: time.Hour, WriteAge: time.Millisecond}})
+		s.write(0, 32, false)
+		require.NoError(t, s.v.Flush(s.ctx))
+		s.m.flushed(s.m.mark())
+		s.write(3, 2, false)
+		s.sync()
+		s.strict = false
+		// The chunk cannot move: one of its blocks is gone.
+		c, err := s.v.acquire(chunkKey{1, 0})
+		require.NoError(t, err)
+		rotten := c.places[0].off + 10*blockSize
+		s.v.cache.put(c)
+		s.disks[0].CorruptMedia(rotten, blockSize, faultdisk.Flip, rand.New(rand.NewPCG(1, 2)))
+		failing := s.disks[0].FailNth(faultdisk.OnWrite, 1, nil, false)
+		s.write(3, 2, false)
+		s.sync()
+		require.NotZero(t, s.failed)
+		require.Equal(t, int64(1), failing.Seen())
+		s.disks[0].HangAll(faultdisk.OnWrite)
+		s.write(3, 1, false)
+		again := make(chan error, 1)
+		go func() { again <- s.e.Sync(s.ctx) }() // which tries once more
+		s.pause()
+		s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
+		<-again // answered or not, it comes too late
+		s.e.Close()
+		s.disks[0].Heal()
+		s.open()
+		verifyReopened(t, s.rig, s.m, false)
+		require.NoError(t, s.rig.close())
+	})
+}

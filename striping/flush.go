@@ -393,21 +393,28 @@ func (v *Volume) readyToCommit(c *chunk, settle bool) (in bool, err error) {
 }
 
 // pruneIntentsLocked drops the sums that are on no medium any more: with everything synced only
-// the newest of each block is left, and the journal's record.
+// the newest of each block is left. It is marked as settled, for the journal's record is no version
+// of the block any more either: should one copy have lost the write without a word and a power cut
+// tear the next one on the others, recovery must not go back behind this flush.
+//
+// After a write-out that failed nobody knows what is on the media, and nothing is dropped.
 func (c *chunk) pruneIntentsLocked() {
-	if len(c.intents) < 2 || len(c.keep) > 0 {
+	if len(c.intents) == 0 || len(c.keep) > 0 || c.err != nil {
 		return
 	}
-	newest := map[uint32]int{}
+	newest := make(map[uint32]int, len(c.intents))
+	settled := true
 	for i, cand := range c.intents {
 		newest[cand.Block] = i
+		settled = settled && cand.Settled
 	}
-	if len(newest) == len(c.intents) {
+	if settled && len(newest) == len(c.intents) {
 		return
 	}
 	kept := make([]journal.Candidate, 0, len(newest))
 	for i, cand := range c.intents {
 		if newest[cand.Block] == i {
+			cand.Settled = true
 			kept = append(kept, cand)
 		}
 	}

@@ -202,10 +202,10 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	if v.object(key.object) == nil || c.slot == 0 || in.Base != c.version {
 		return v.j.Commit(ctx, b) // from before the record that stands
 	}
-	candidates := map[int][]uint32{}
+	candidates := map[int][]journal.Candidate{}
 	for _, cand := range in.Candidates {
 		if int(cand.Block) < c.slot && c.written.has(int(cand.Block)) {
-			candidates[int(cand.Block)] = append(candidates[int(cand.Block)], cand.Sum)
+			candidates[int(cand.Block)] = append(candidates[int(cand.Block)], cand)
 		}
 	}
 	vw := c.viewLocked()
@@ -218,12 +218,16 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	var wrote []*member
 	var keep []journal.Candidate
 	for _, block := range blocks {
-		list := append([]uint32{sums[block]}, candidates[block]...)
+		list := []uint32{sums[block]}
+		for _, cand := range candidates[block] {
+			if cand.Settled { // what came before is not there any more
+				list = list[:0]
+			}
+			list = append(list, cand.Sum)
+		}
 		sum, devs, err := v.recoverBlock(&vw, block, list)
 		if errors.Is(err, errUnseen) {
-			for _, sum := range candidates[block] {
-				keep = append(keep, journal.Candidate{Block: uint32(block), Sum: sum})
-			}
+			keep = append(keep, candidates[block]...)
 			continue
 		}
 		if err != nil {
