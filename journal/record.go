@@ -100,6 +100,10 @@ type Chunk struct {
 type Candidate struct {
 	Block uint32
 	Sum   uint32
+	// Settled says that the block had this sum on stable media, on every copy that is not stale,
+	// when the intent was written: the chunk's record and older candidates are no longer versions
+	// of it.
+	Settled bool
 }
 
 // Intent is a record of SpaceIntent: blocks of a chunk that may be overwritten in place, with

@@ -7,11 +7,12 @@ import "fmt"
 //	0   version of the format (1)
 //	1   number of candidates (2 bytes)
 //	3   base (8)
-//	11  per candidate: block (2), sum (4)
+//	11  per candidate: block, bit 15: settled (2), sum (4)
 //	..  CRC32C (4)
 const (
 	intentFixed        = 11
 	intentPerCandidate = 6
+	intentSettled      = 1 << 15
 )
 
 // Pack returns the record's bytes at key. It panics beyond MaxCandidates candidates or if a
@@ -35,7 +36,11 @@ func (in *Intent) AppendPack(dst []byte, key Key) []byte {
 		if c.Block >= MaxSlot {
 			panic(fmt.Sprintf("journal: intent %v: block %d", key, c.Block))
 		}
-		dst = le.AppendUint16(dst, uint16(c.Block))
+		block := uint16(c.Block)
+		if c.Settled {
+			block |= intentSettled
+		}
+		dst = le.AppendUint16(dst, block)
 		dst = le.AppendUint32(dst, c.Sum)
 	}
 	return appendCRC(dst, start, &key)
@@ -61,7 +66,8 @@ func ParseIntent(key Key, b []byte) (Intent, error) {
 	}
 	in.Candidates = make([]Candidate, n)
 	for i := range in.Candidates {
-		c := Candidate{uint32(le.Uint16(f)), le.Uint32(f[2:])}
+		block := le.Uint16(f)
+		c := Candidate{Block: uint32(block &^ intentSettled), Sum: le.Uint32(f[2:]), Settled: block&intentSettled != 0}
 		if c.Block >= MaxSlot {
 			return Intent{}, corrupt(key, "block %d", c.Block)
 		}

@@ -47,7 +47,8 @@ func kinds() []kind {
 		Generation: 81, Version: 5, Slot: 12, Copies: []Copy{{Device: 3, Off: 1 << 30}, {Device: 1, Off: 8192, Stale: true}},
 		Written: []uint64{0b1010_0000_0001}, Sums: []uint32{0xdeadbeef, 1, 0xffffffff},
 	}
-	intent := Intent{Base: 5, Candidates: []Candidate{{0, 0xdeadbeef}, {4095, 2}, {0, 3}}}
+	intent := Intent{Base: 5, Candidates: []Candidate{{Block: 0, Sum: 0xdeadbeef}, {Block: 4095, Sum: 2}, {Block: 0, Sum: 3}}}
+	settled := Intent{Base: 5, Candidates: []Candidate{{Block: 0, Sum: 0xdeadbeef}, {Block: 4095, Sum: 2, Settled: true}}}
 	event := Event{Time: created, Severity: 1, Code: "device_slow", Device: 3, Message: "sdb is slow"}
 	all := []kind{
 		{name: "volume", key: VolumeKey(), sample: volume.Pack(VolumeKey())},
@@ -55,6 +56,7 @@ func kinds() []kind {
 		{name: "object", key: ObjectKey(6), sample: object.Pack(ObjectKey(6))},
 		{name: "chunk", key: MakeKey(SpaceChunk, 6, 81), sample: chunk.Pack(MakeKey(SpaceChunk, 6, 81))},
 		{name: "intent", key: MakeKey(SpaceIntent, 6, 81), sample: intent.Pack(MakeKey(SpaceIntent, 6, 81))},
+		{name: "intent-settled", key: MakeKey(SpaceIntent, 6, 81), sample: settled.Pack(MakeKey(SpaceIntent, 6, 81))},
 		{name: "event", key: EventKey(18), sample: event.Pack(EventKey(18))},
 		{name: "meta", key: metaKey, sample: (&meta{State{9, 4, Digest{1, 15: 2}}, uuidOf("volume")}).pack()},
 	}
@@ -70,12 +72,13 @@ func uuidOf(name string) (u [16]byte) {
 }
 
 var repackers = map[string]func(Key, []byte) ([]byte, error){
-	"volume": func(k Key, b []byte) ([]byte, error) { r, err := ParseVolume(k, b); return packed(err, &r, k) },
-	"device": func(k Key, b []byte) ([]byte, error) { r, err := ParseDevice(k, b); return packed(err, &r, k) },
-	"object": func(k Key, b []byte) ([]byte, error) { r, err := ParseObject(k, b); return packed(err, &r, k) },
-	"chunk":  func(k Key, b []byte) ([]byte, error) { r, err := ParseChunk(k, b); return packed(err, &r, k) },
-	"intent": func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
-	"event":  func(k Key, b []byte) ([]byte, error) { r, err := ParseEvent(k, b); return packed(err, &r, k) },
+	"volume":         func(k Key, b []byte) ([]byte, error) { r, err := ParseVolume(k, b); return packed(err, &r, k) },
+	"device":         func(k Key, b []byte) ([]byte, error) { r, err := ParseDevice(k, b); return packed(err, &r, k) },
+	"object":         func(k Key, b []byte) ([]byte, error) { r, err := ParseObject(k, b); return packed(err, &r, k) },
+	"chunk":          func(k Key, b []byte) ([]byte, error) { r, err := ParseChunk(k, b); return packed(err, &r, k) },
+	"intent":         func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
+	"intent-settled": func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
+	"event":          func(k Key, b []byte) ([]byte, error) { r, err := ParseEvent(k, b); return packed(err, &r, k) },
 	"meta": func(k Key, b []byte) ([]byte, error) {
 		r, err := parseMeta(b)
 		if err != nil {
@@ -358,7 +361,7 @@ func TestRecordsRoundTrip(t *testing.T) {
 	t.Run("intent", rapid.MakeCheck(func(t *rapid.T) {
 		in := Intent{Base: rapid.Uint64().Draw(t, "base")}
 		for range rapid.IntRange(0, 50).Draw(t, "n") {
-			in.Candidates = append(in.Candidates, Candidate{rapid.Uint32Range(0, MaxSlot-1).Draw(t, "block"), rapid.Uint32().Draw(t, "sum")})
+			in.Candidates = append(in.Candidates, Candidate{rapid.Uint32Range(0, MaxSlot-1).Draw(t, "block"), rapid.Uint32().Draw(t, "sum"), rapid.Bool().Draw(t, "settled")})
 		}
 		key := MakeKey(SpaceIntent, 5, rapid.Uint64().Draw(t, "b"))
 		again, err := ParseIntent(key, in.Pack(key))

@@ -2,6 +2,7 @@ package striping
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -69,6 +70,7 @@ type chunk struct {
 	pending  bool                // the placement differs from the journal's
 	must     bool                // a flush is not done before the placement is committed
 	intents  []journal.Candidate // as journaled (and in force) since the last commit
+	keep     []journal.Candidate // of intents: those of blocks that recovery could not look at; they outlive commits
 	old      []slotRef           // slots to give back once the placement is durable
 	fresh    bool                // the slot in places has never been committed
 	inCommit bool                // a commit is under way: no write-out may start
@@ -92,6 +94,14 @@ type chunk struct {
 type waiter struct {
 	id   uint64
 	done func(error)
+}
+
+// unkeepLocked forgets what recovery left open of blocks that are replaced. Called with c.mu.
+func (c *chunk) unkeepLocked(replaced func(block int) bool) {
+	if len(c.keep) == 0 {
+		return
+	}
+	c.keep = slices.DeleteFunc(slices.Clone(c.keep), func(cand journal.Candidate) bool { return replaced(int(cand.Block)) })
 }
 
 // setLocked makes rec the chunk's placement.

@@ -262,6 +262,7 @@ func (v *Volume) commitSome(list []*chunk) (n int, err error) {
 		c.mu.Lock()
 		rec := c.recordLocked()
 		hadIntents := len(c.intents) > 0
+		intent := journal.Intent{Base: rec.Version, Candidates: c.keep}
 		c.mu.Unlock()
 		key := c.key.record()
 		val := rec.Pack(key)
@@ -270,7 +271,10 @@ func (v *Volume) commitSome(list []*chunk) (n int, err error) {
 		}
 		recs = append(recs, rec)
 		b.Put(key, val)
-		if hadIntents {
+		if len(intent.Candidates) > 0 {
+			key := c.key.intent()
+			b.Put(key, intent.Pack(key))
+		} else if hadIntents {
 			b.Delete(c.key.intent())
 		}
 		n++
@@ -389,21 +393,28 @@ func (v *Volume) readyToCommit(c *chunk, settle bool) (in bool, err error) {
 }
 
 // pruneIntentsLocked drops the sums that are on no medium any more: with everything synced only
-// the newest of each block is left, and the journal's record.
+// the newest of each block is left. It is marked as settled, for the journal's record is no version
+// of the block any more either: should one copy have lost the write without a word and a power cut
+// tear the next one on the others, recovery must not go back behind this flush.
+//
+// After a write-out that failed nobody knows what is on the media, and nothing is dropped.
 func (c *chunk) pruneIntentsLocked() {
-	if len(c.intents) < 2 {
+	if len(c.intents) == 0 || len(c.keep) > 0 || c.err != nil {
 		return
 	}
-	newest := map[uint32]int{}
+	newest := make(map[uint32]int, len(c.intents))
+	settled := true
 	for i, cand := range c.intents {
 		newest[cand.Block] = i
+		settled = settled && cand.Settled
 	}
-	if len(newest) == len(c.intents) {
+	if settled && len(newest) == len(c.intents) {
 		return
 	}
 	kept := make([]journal.Candidate, 0, len(newest))
 	for i, cand := range c.intents {
 		if newest[cand.Block] == i {
+			cand.Settled = true
 			kept = append(kept, cand)
 		}
 	}
@@ -420,8 +431,11 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.version = rec.Version
 		c.durable = c.written
 		c.pending, c.must, c.fresh = false, false, false
-		c.intents = nil
+		c.intents = c.keep
 		free, c.old = c.old, nil
+		for _, s := range free {
+			v.retired.Add(-s.size)
+		}
 		if now := v.rate(c.slot, c.places); now != c.rated {
 			v.health.count(c.rated, -1)
 			v.health.count(now, 1)

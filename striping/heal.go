@@ -122,7 +122,8 @@ func (v *Volume) healBlock(vw *view, at, block int) {
 		key := m.enter(pl.off)
 		done := make(chan error, 1)
 		buf.Retain()
-		m.Device.Submit(&devices.Request{Kind: devices.Write, Class: devices.Background, Off: pl.off + int64(block)*blockSize,
+		// The chunk is held meanwhile, so this is no background request and does not wait for long.
+		m.Device.Submit(&devices.Request{Kind: devices.Write, Timeout: mirrorTimeout, Off: pl.off + int64(block)*blockSize,
 			Bufs: [][]byte{buf.Bytes()}, Done: func(_ *devices.Request, err error) { done <- err },
 			Returned: func(*devices.Request) { buf.Release(); v.leave(m, pl.off, key) }})
 		err = <-done

@@ -56,7 +56,7 @@ func (v *Volume) checkCopies(ctx context.Context) error {
 					errs = append(errs, fmt.Errorf("%v and %v share block %d of %v", c.key, other, key.blk, m.id))
 				}
 				owner[key] = c.key
-				if !vw.written.has(b) || p.stale || m.Device == nil {
+				if !vw.written.has(b) || p.stale || !m.usable() {
 					continue
 				}
 				buf, _, err := v.readCopies(&vw, []int{at}, b, 1)

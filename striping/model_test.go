@@ -3,6 +3,7 @@ package striping
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -19,7 +20,8 @@ type blockModel struct {
 	base      int      // number of versions cut off so far
 	versions  []uint32 // versions[i] has index base+i
 	completed int      // index of the newest version whose write returned
-	uncertain bool     // the newest write failed: it may have happened or not
+	uncertain bool     // the writes after completed failed: each may have happened or not
+	crashed   int      // versions with an index below it were there at a crash, after which the block could not be read yet
 }
 
 func newModel(size int64) *model {
@@ -65,6 +67,9 @@ func (m *model) mark() []int {
 	marks := make([]int, len(m.blocks))
 	for i := range m.blocks {
 		marks[i] = m.blocks[i].completed
+		if b := &m.blocks[i]; b.completed < b.crashed {
+			marks[i] = b.base // which of them is there is open: no flush settles that
+		}
 	}
 	return marks
 }
@@ -80,6 +85,31 @@ func (m *model) flushed(marks []int) {
 			b.base = n
 		}
 	}
+}
+
+// flushedOnly is flushed for blocks [first, first+n) alone.
+func (m *model) flushedOnly(marks []int, first, n int) {
+	only := make([]int, len(marks))
+	copy(only[first:first+n], marks[first:first+n])
+	m.flushed(only)
+}
+
+// forget notes that blocks [first, first+n) may read as any version that they ever had, and as
+// zeros, until they are written again.
+func (m *model) forget(first, n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := first; i < first+n; i++ {
+		m.blocks[i].uncertain = true
+	}
+}
+
+// unseen notes that a block could not be read after a crash.
+func (m *model) unseen(block int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := &m.blocks[block]
+	b.crashed = b.base + len(b.versions)
 }
 
 // stamp fills a block with its number and version, in every sector.
@@ -120,7 +150,10 @@ func (m *model) check(p []byte, block int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := &m.blocks[block]
-	if ver == b.versions[len(b.versions)-1] || b.uncertain && ver == b.versions[max(b.completed-b.base, 0)] {
+	if ver == b.versions[len(b.versions)-1] || b.uncertain && slices.Contains(b.versions[max(b.completed-b.base, 0):], ver) {
+		return nil
+	}
+	if b.completed < b.crashed && slices.Contains(b.versions, ver) {
 		return nil
 	}
 	return fmt.Errorf("block %d reads as version %d; its versions: %v", block, ver, b.versions)

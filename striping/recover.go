@@ -202,10 +202,10 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	if v.object(key.object) == nil || c.slot == 0 || in.Base != c.version {
 		return v.j.Commit(ctx, b) // from before the record that stands
 	}
-	candidates := map[int][]uint32{}
+	candidates := map[int][]journal.Candidate{}
 	for _, cand := range in.Candidates {
 		if int(cand.Block) < c.slot && c.written.has(int(cand.Block)) {
-			candidates[int(cand.Block)] = append(candidates[int(cand.Block)], cand.Sum)
+			candidates[int(cand.Block)] = append(candidates[int(cand.Block)], cand)
 		}
 	}
 	vw := c.viewLocked()
@@ -216,9 +216,20 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	}
 	slices.Sort(blocks)
 	var wrote []*member
+	var keep []journal.Candidate
 	for _, block := range blocks {
-		list := append([]uint32{sums[block]}, candidates[block]...)
+		list := []uint32{sums[block]}
+		for _, cand := range candidates[block] {
+			if cand.Settled { // what came before is not there any more
+				list = list[:0]
+			}
+			list = append(list, cand.Sum)
+		}
 		sum, devs, err := v.recoverBlock(&vw, block, list)
+		if errors.Is(err, errUnseen) {
+			keep = append(keep, candidates[block]...)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -239,6 +250,13 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	rec := c.recordLocked()
 	k := key.record()
 	b.Put(k, rec.Pack(k))
+	if len(keep) > 0 {
+		v.log.Warn("blocks stay undecided until their devices can be read", "chunk", key.String(), "versions", len(keep))
+		rest := journal.Intent{Base: rec.Version, Candidates: keep}
+		b.Put(key.intent(), rest.Pack(key.intent()))
+		c.intents, c.keep = keep, keep
+		c.refs.Add(1) // never evicted: the journal's record does not tell all of it
+	}
 	if err := v.j.Commit(ctx, b); err != nil {
 		return err
 	}
@@ -247,9 +265,14 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	return nil
 }
 
+// errUnseen says that no copy of a block that can be read holds one of its versions, and that
+// there is a copy that cannot be read now.
+var errUnseen = errors.New("a copy cannot be read")
+
 // recoverBlock finds the newest version of a block that some copy holds whole, makes the other
 // copies equal, and returns its sum and the devices written to. When no copy holds any version
 // whole (each was torn), the newest sum stays: reads then fail until the block is written again.
+// When a copy could not be looked at instead, the result is errUnseen: the decision waits for it.
 func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (uint32, []*member, error) {
 	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
 	type held struct {
@@ -265,12 +288,18 @@ func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (uint32, []*me
 			}
 		}
 	}()
+	unseen := false
 	for i := range vw.places {
-		if vw.places[i].stale || v.byID[vw.places[i].dev].Device == nil {
+		if vw.places[i].stale {
+			continue
+		}
+		if v.byID[vw.places[i].dev].Device == nil {
+			unseen = true
 			continue
 		}
 		buf, _, err := v.readCopies(vw, []int{i}, block, 1)
 		if err != nil {
+			unseen = true
 			copies = append(copies, held{at: i})
 			continue
 		}
@@ -284,6 +313,9 @@ func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (uint32, []*me
 				break
 			}
 		}
+	}
+	if best < 0 && unseen {
+		return 0, nil, errUnseen
 	}
 	if best < 0 {
 		v.log.Warn("block was torn on every copy", "chunk", vw.c.key.String(), "block", block)

@@ -116,6 +116,11 @@ func (r *rig) tryOpen() error {
 		o.Members = append(o.Members, m)
 	}
 	r.v, err = Open(context.Background(), o)
+	if err != nil {
+		for _, d := range r.devs {
+			_ = d.Close()
+		}
+	}
 	return err
 }
 

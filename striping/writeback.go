@@ -337,7 +337,7 @@ func (v *Volume) prepare(p *plan, gen uint64) {
 		}
 		for b := range e.n {
 			p.sums = append(p.sums, journal.Candidate{Block: uint32(e.first + b),
-				Sum: blockSum(seed, e.first+b, data[b*blockSize:(b+1)*blockSize])})
+				Sum: bindSum(seed, e.first+b, e.buf.sums[e.off/blockSize+b])})
 		}
 	}
 }
@@ -393,6 +393,7 @@ func (v *Volume) placeDone(p *plan, placed []balance.Placed) {
 	}
 	c.gen, c.slot, c.places, c.written, c.sums = p.gen, p.slot, places, written, sums
 	c.reserve = p.ov.keep
+	c.keep = nil
 	c.fresh, c.must, c.pending, c.lost = true, true, true, false
 	c.durable = nil // the journal's record speaks of slots that are not written any more
 	c.mu.Unlock()
@@ -413,7 +414,20 @@ func (v *Volume) retireLocked(c *chunk) (free []slotRef) {
 		return refs
 	}
 	c.old = append(c.old, refs...)
+	if v.retired.Add(int64(len(refs)*c.slot)*blockSize) > v.freeRaw()/4 {
+		v.flushes.soon() // or rewrites run out of slots while old ones wait for the commit
+	}
 	return nil
+}
+
+// freeRaw is the space of all free regions, in bytes.
+func (v *Volume) freeRaw() (n int64) {
+	for _, m := range v.members {
+		if m.usable() {
+			n += m.alloc.freeRegions() * int64(v.info.ChunkSize)
+		}
+	}
+	return n
 }
 
 // freeSlot gives a slot back, or, while a hung operation still has it, leaves that to its return.
@@ -547,6 +561,7 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 		written.set(b)
 		sums[b] = s.Sum
 	}
+	c.unkeepLocked(func(block int) bool { e, _ := p.ov.lookup(block, block+1); return e != nil })
 	c.places, c.written, c.sums, c.pending = places, written, sums, true
 	c.mu.Unlock()
 	v.finish(p, nil)
@@ -571,6 +586,7 @@ func (v *Volume) relocate(p *plan) {
 			lostBlocks++
 			continue
 		}
+		buf.sum(0, 1)
 		base.put(i, 1, buf, 0)
 	}
 	if lostBlocks > 0 {
@@ -679,6 +695,7 @@ func (v *Volume) zeroLocked(p *plan) (free []slotRef) {
 	}
 	if changed {
 		c.written = written
+		c.unkeepLocked(func(block int) bool { return !written.has(block) })
 		c.pending, c.must = true, true
 	}
 	if p.ov.keep {

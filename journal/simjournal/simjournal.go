@@ -330,8 +330,20 @@ func (j *Journal) CrashKeeping(keep int) *Journal {
 	return j.crashLocked(keep)
 }
 
+// Outcome returns what CrashKeeping would, and goes on as if nothing had happened, so that many
+// outcomes of one moment can be looked at.
+func (j *Journal) Outcome(keep int) *Journal {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.outcomeLocked(keep)
+}
+
 func (j *Journal) crashLocked(keep int) *Journal {
 	j.dieLocked(fmt.Errorf("%w: crashed", journal.ErrDead))
+	return j.outcomeLocked(keep)
+}
+
+func (j *Journal) outcomeLocked(keep int) *Journal {
 	after := New(j.opts)
 	after.records, after.state = maps.Clone(j.records), j.state
 	for _, c := range j.inFlight[:keep] {

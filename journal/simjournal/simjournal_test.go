@@ -168,6 +168,23 @@ func TestFailureIsFinal(t *testing.T) {
 	})
 }
 
+func TestOutcomeLeavesTheJournalAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := simjournal.New(simjournal.Options{Latency: slow})
+		results := inFlight(j, 3)
+		var after *simjournal.Journal
+		for keep := range 4 {
+			after = j.Outcome(keep)
+			require.Equal(t, uint64(keep), after.State().Count)
+		}
+		require.NoError(t, after.Commit(t.Context(), one(100, "elsewhere")))
+		for _, r := range results {
+			require.NoError(t, <-r)
+		}
+		require.Equal(t, uint64(3), j.State().Count)
+	})
+}
+
 func TestFull(t *testing.T) {
 	ctx := t.Context()
 	j := simjournal.New(simjournal.Options{})

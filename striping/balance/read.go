@@ -84,12 +84,18 @@ func (b *Balancer) Read(r *Read) {
 	rd.try(&rd.first, i, r.Bufs, exp)
 }
 
+// inlineBelow is the expected time below which a read is done by the caller of ReadSync itself:
+// handing it over would cost as much. Only memory, and what is cached in memory, is that fast; it
+// lies below what is assumed of a device that has not been measured.
+const inlineBelow = 15 * time.Microsecond
+
 // ReadSync is Read for callers that wait; r.Done is not used. A range that has a single usable
-// copy on a device that is well is read by the calling goroutine itself: nothing could be gained
-// by a second attempt, and handing the read over would cost more than the read of a fast disk.
-// With several copies it is handed over, so that a device that hangs cannot hold the caller.
+// copy on a device that is expected to answer at once is read by the calling goroutine itself:
+// nothing could be gained by a second attempt, and handing the read over would cost more than the
+// read. Everything else is handed over, so that a device that hangs holds the caller no longer
+// than the device's deadline.
 func (b *Balancer) ReadSync(r *Read) (copy int, bufs [][]byte, err error) {
-	if i, ok := b.only(r); ok {
+	if i, ok := b.only(r); ok && b.inline(r, i) {
 		m := b.byID[r.Copies[i].Device]
 		m.reads.Add(1)
 		m.readBytes.Add(uint64(r.Size))
@@ -173,6 +179,12 @@ func (b *Balancer) only(r *Read) (int, bool) {
 		usable = i
 	}
 	return usable, usable >= 0
+}
+
+// inline reports whether copy i is expected to be read faster than it could be handed over.
+func (b *Balancer) inline(r *Read, i int) bool {
+	f := b.byID[r.Copies[i].Device].forecast(devices.Read, r.Class, r.Copies[i].Off, r.Size)
+	return f.Expect < inlineBelow && !f.Overdue
 }
 
 // pick returns the copy to read next and what it is expected to take; -1 if all were tried.

@@ -1,0 +1,107 @@
+//go:build bench
+
+package bench
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"ballast/tests/harness"
+
+	"github.com/stretchr/testify/require"
+)
+
+// server is one of those that serve the same kind of disk.
+type server struct {
+	name string
+	pid  int
+	uri  string
+	stop func()
+}
+
+// cpu is the processor time that the server's process has used, in seconds.
+func (s server) cpu(t testing.TB) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pid))
+	require.NoError(t, err)
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+2:]))
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100
+}
+
+func startPeer(t testing.TB, name string, args func(socket string) []string) server {
+	harness.Need(t, name)
+	socket := filepath.Join(t.TempDir(), "s")
+	cmd := exec.Command(name, args(socket)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	cmd.Stderr = os.Stderr
+	require.NoError(t, cmd.Start())
+	stop := func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	}
+	t.Cleanup(stop)
+	require.Eventually(t, func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}, 10*time.Second, 20*time.Millisecond)
+	return server{name: name, pid: cmd.Process.Pid, uri: "nbd+unix:///?socket=" + socket, stop: stop}
+}
+
+// TestBenchPeers: Ballast, qemu-nbd and nbdkit, each over a file in memory of its own, one after
+// the other in every round ($BALLAST_BENCH_ROUNDS, 5 unless set).
+func TestBenchPeers(t *testing.T) {
+	const size = 1 << 30
+	env := harness.New(t)
+	env.Must("create", "v", "--force", harness.SparseRAM(t, size+256*mib))
+	env.Must("export", "create", "v/e", fmt.Sprint(size))
+	d := env.Serve("v")
+	disks := [2]string{harness.SparseRAM(t, size), harness.SparseRAM(t, size)}
+	servers := []server{
+		{name: "ballast", pid: d.Pid, uri: d.URI("e")},
+		startPeer(t, "qemu-nbd", func(s string) []string {
+			return []string{"-f", "raw", "--cache=none", "--aio=io_uring", "-t", "-e", "8", "-k", s, disks[0]}
+		}),
+		startPeer(t, "nbdkit", func(s string) []string { return []string{"-f", "-U", s, "file", disks[1]} }),
+	}
+	for _, s := range servers {
+		job{rw: "write", bs: 1 << 20, depth: 8, uri: s.uri, size: size, fsync: true}.run(t)
+	}
+	rounds := 5
+	if n, err := strconv.Atoi(os.Getenv("BALLAST_BENCH_ROUNDS")); err == nil {
+		rounds = n
+	}
+	for _, j := range []job{
+		{rw: "randread", bs: 4096, depth: 32, jobs: 1}, {rw: "randread", bs: 4096, depth: 32, jobs: 4},
+		{rw: "randwrite", bs: 4096, depth: 32, jobs: 1}, {rw: "randwrite", bs: 4096, depth: 32, jobs: 4},
+		{rw: "read", bs: 1 << 20, depth: 8, jobs: 1}, {rw: "write", bs: 1 << 20, depth: 8, jobs: 1},
+	} {
+		iops, cpu := map[string][]float64{}, map[string][]float64{}
+		for range rounds {
+			for _, s := range servers {
+				j.uri, j.size, j.seconds, j.ramp = s.uri, size, 3, 1
+				before, begun := s.cpu(t), time.Now()
+				r := j.run(t)
+				// The ramp counts for the processor time, so scale the operations up to it.
+				ops := r.iops * time.Since(begun).Seconds()
+				iops[s.name] = append(iops[s.name], r.iops)
+				cpu[s.name] = append(cpu[s.name], (s.cpu(t)-before)/ops*1e6)
+			}
+		}
+		best := max(median(iops["qemu-nbd"]), median(iops["nbdkit"]))
+		fmt.Printf("peers %-9s bs=%4dK depth=%2d conns=%d: ballast %7.0f/s = %.2fx the better peer (qemu-nbd %.0f, nbdkit %.0f); cpu per op, us: ballast %.1f, qemu-nbd %.1f, nbdkit %.1f\n",
+			j.rw, j.bs>>10, j.depth, j.jobs, median(iops["ballast"]), median(iops["ballast"])/best, median(iops["qemu-nbd"]), median(iops["nbdkit"]),
+			median(cpu["ballast"]), median(cpu["qemu-nbd"]), median(cpu["nbdkit"]))
+	}
+}
