@@ -15,7 +15,8 @@ const blockSize = devices.BlockSize
 // goes back to its pool with the last one. A buffer that a disk still holds (a hung operation)
 // is kept by that operation's reference, so it can never be handed out under the kernel's hand.
 type Buffer struct {
-	mem  []byte // whole pool size
+	mem  []byte   // whole pool size
+	sums []uint64 // rawSum of each block, where it was taken
 	size int
 	refs atomic.Int32
 }
@@ -60,6 +61,16 @@ func (b *Buffer) Bytes() []byte { return b.mem[:b.size] }
 
 // blocks is the memory up to the next block boundary after the size.
 func (b *Buffer) blocks() []byte { return b.mem[:(b.size+blockSize-1)&^(blockSize-1)] }
+
+// sum takes the sums of n blocks from byte off on.
+func (b *Buffer) sum(off, n int) {
+	if b.sums == nil {
+		b.sums = make([]uint64, len(b.mem)/blockSize)
+	}
+	for i := off / blockSize; i < off/blockSize+n; i++ {
+		b.sums[i] = rawSum(b.mem[i*blockSize : (i+1)*blockSize])
+	}
+}
 
 // Retain adds a reference.
 func (b *Buffer) Retain() *Buffer {

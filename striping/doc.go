@@ -25,8 +25,8 @@
 //   - C1: Reads and writes of one block are linearizable.
 //   - C2: Overlapping writes leave each block equal to one of them, on all copies.
 //   - C3: A change of placement is there wholly or not at all after a crash.
-//   - T1: Every block read from a device is compared with 32 bits of xxHash64 kept in the journal,
-//     over (volume, object, chunk, generation, block number, data): 2^-32 of damage passes, whatever
+//   - T1: Every block read from a device is compared with 32 bits of a hash (XXH3) kept in the
+//     journal, over (volume, object, chunk, generation, block number, data): 2^-32 of damage passes, whatever
 //     its kind. T2: so a lost or misdirected write and a device from the past are noticed, not
 //     only rot.
 //   - R1: A bad copy is answered from a good one and rewritten. R2: without a good one exactly the

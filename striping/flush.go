@@ -433,6 +433,9 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.pending, c.must, c.fresh = false, false, false
 		c.intents = c.keep
 		free, c.old = c.old, nil
+		for _, s := range free {
+			v.retired.Add(-s.size)
+		}
 		if now := v.rate(c.slot, c.places); now != c.rated {
 			v.health.count(c.rated, -1)
 			v.health.count(now, 1)

@@ -24,9 +24,9 @@ func TestJournalDiesWithCommitThatLasts(t *testing.T) {
 				e := r.export("e")
 				require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 1), 0, true))
 				require.NoError(t, r.v.Flush(ctx))
+				r.j.FailAt(1)
 				require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 2), 0, false))
 				time.Sleep(100 * time.Millisecond)
-				r.j.FailAt(1)
 				require.Error(t, e.Sync(ctx))
 				switch how {
 				case "rewrite":

@@ -2,8 +2,12 @@ package striping
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"ballast/devices"
 )
 
 // Sequential readers get the speed of all devices at any queue depth because their chunks are
@@ -151,11 +155,45 @@ func (st *stream) joinEarly() {
 	}
 }
 
+// readWindow is how much is worth reading ahead: while the slowest device reads one chunk, the
+// others must not run out of work, so (Little) the sum of the rates times the longest time of a
+// chunk, twice for unevenness. More would only push what is ready out of the processor's caches.
+// Spinning disks want all of it, for long runs between seeks.
+func (v *Volume) readWindow() int64 {
+	now := time.Now().UnixNano()
+	if until := v.windowUntil.Load(); now < until {
+		return v.window.Load()
+	}
+	sum, slowest := 0.0, math.Inf(1)
+	spins := false
+	for _, m := range v.members {
+		if !m.usable() {
+			continue
+		}
+		rate := m.Device.Rate(devices.Read)
+		sum += rate
+		slowest = min(slowest, rate)
+		spins = spins || m.Device.Rotational()
+	}
+	cs := int64(v.info.ChunkSize)
+	w := v.opts.ReadAhead
+	if !spins && slowest > 0 {
+		if need := 2 * float64(cs) * sum / slowest; need < float64(w) {
+			w = int64(need)
+		}
+	}
+	w = max(w, min(2*cs, v.opts.ReadAhead))
+	v.window.Store(w)
+	v.windowUntil.Store(now + int64(time.Second))
+	return w
+}
+
 // advance returns the chunks to start reading now, and drops those that were passed.
 func (st *stream) advance(o *object) (from, to uint64) {
 	cs := int64(st.v.info.ChunkSize)
+	limit := st.v.readWindow()
 	if st.window == 0 {
-		st.window = min(4*cs, st.v.opts.ReadAhead)
+		st.window = min(2*cs, limit)
 	}
 	at := uint64(st.next / cs)
 	if st.ahead < at || st.ahead > at+uint64(st.v.opts.ReadAhead/cs)+1 {
@@ -168,7 +206,7 @@ func (st *stream) advance(o *object) (from, to uint64) {
 	from, to = st.ahead, max(uint64(end), st.ahead)
 	if to > from {
 		st.ahead = to
-		st.window = min(st.window*2, st.v.opts.ReadAhead)
+		st.window = min(st.window*2, limit)
 	}
 	if at > 0 {
 		// Reads of a deep queue may lag behind: keep two chunks.

@@ -100,6 +100,9 @@ type Volume struct {
 	claimed  atomic.Int64  // bytes promised to chunks that are not placed yet
 	placedBy atomic.Int64  // chunks with a slot
 	touched  atomic.Int64  // chunks that the journal does not wholly know
+	retired  atomic.Int64  // bytes of slots that wait for a commit to be given back
+
+	window, windowUntil atomic.Int64 // see readWindow
 
 	infoLock ioLock // over commits of the volume's record: they reach the journal in order
 

@@ -115,6 +115,9 @@ func (v *Volume) afterWrite(c *chunk, full bool, id uint64) {
 
 // putBlocks writes whole blocks of one chunk. It takes buf over; off is the first byte in it.
 func (v *Volume) putBlocks(o *object, c *chunk, first, n int, buf *Buffer, off int, cost int64) error {
+	if buf != nil {
+		buf.sum(off, n)
+	}
 	c.mu.Lock()
 	if buf != nil {
 		if err := v.claimLocked(o, c, first+n); err != nil {
@@ -148,6 +151,7 @@ func (v *Volume) putBytes(ctx context.Context, o *object, c *chunk, block, off i
 			return err
 		}
 		copy(buf.Bytes()[off:], p)
+		buf.sum(0, 1)
 		c.mu.Lock()
 		if c.change != change {
 			c.mu.Unlock()
@@ -264,6 +268,7 @@ func (v *Volume) growLocked(o *object, c *chunk, first int, p []byte) (done, ful
 			return false, false, 0
 		}
 		copy(buf.mem, p)
+		buf.sum(0, n)
 		v.bufferedLocked(o, c, first, n, buf, 0, int64(len(p)))
 		d.ext[len(d.ext)-1].grow = true
 	} else {
@@ -272,6 +277,7 @@ func (v *Volume) growLocked(o *object, c *chunk, first int, p []byte) (done, ful
 			return false, false, 0
 		}
 		copy(e.buf.mem[at:], p)
+		e.buf.sum(at, n)
 		e.n += n
 		d.budget += int64(len(p))
 		c.change++

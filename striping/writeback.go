@@ -337,7 +337,7 @@ func (v *Volume) prepare(p *plan, gen uint64) {
 		}
 		for b := range e.n {
 			p.sums = append(p.sums, journal.Candidate{Block: uint32(e.first + b),
-				Sum: blockSum(seed, e.first+b, data[b*blockSize:(b+1)*blockSize])})
+				Sum: bindSum(seed, e.first+b, e.buf.sums[e.off/blockSize+b])})
 		}
 	}
 }
@@ -414,7 +414,20 @@ func (v *Volume) retireLocked(c *chunk) (free []slotRef) {
 		return refs
 	}
 	c.old = append(c.old, refs...)
+	if v.retired.Add(int64(len(refs)*c.slot)*blockSize) > v.freeRaw()/4 {
+		v.flushes.soon() // or rewrites run out of slots while old ones wait for the commit
+	}
 	return nil
+}
+
+// freeRaw is the space of all free regions, in bytes.
+func (v *Volume) freeRaw() (n int64) {
+	for _, m := range v.members {
+		if m.usable() {
+			n += m.alloc.freeRegions() * int64(v.info.ChunkSize)
+		}
+	}
+	return n
 }
 
 // freeSlot gives a slot back, or, while a hung operation still has it, leaves that to its return.
@@ -573,6 +586,7 @@ func (v *Volume) relocate(p *plan) {
 			lostBlocks++
 			continue
 		}
+		buf.sum(0, 1)
 		base.put(i, 1, buf, 0)
 	}
 	if lostBlocks > 0 {

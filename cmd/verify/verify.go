@@ -15,7 +15,7 @@ import (
 	"ballast/devices"
 	"ballast/journal"
 
-	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -346,21 +346,22 @@ func (r *run) judge() {
 	}
 }
 
-// sumSeed and blockSum are the sum of a block: the low 32 bits of xxHash64 over its data, seeded
-// with xxHash64 over volume UUID, object, chunk, generation (8 bytes each, little endian) plus the
-// block number.
+// sumSeed and blockSum are the sum of a block: XXH3 over its data, mixed by SplitMix64's finalizer
+// with XXH3 over volume UUID, object, chunk and generation (8 bytes each, little endian) plus the
+// block number times 2^64/phi; the low 32 bits.
 func sumSeed(volume [16]byte, object, chunk, generation uint64) uint64 {
 	b := append([]byte(nil), volume[:]...)
 	for _, n := range []uint64{object, chunk, generation} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
-	return xxhash.Sum64(b)
+	return xxh3.Hash(b)
 }
 
 func blockSum(seed uint64, block int, data []byte) uint32 {
-	h := xxhash.NewWithSeed(seed + uint64(block))
-	h.Write(data)
-	return uint32(h.Sum64())
+	x := xxh3.Hash(data) ^ (seed + uint64(block)*0x9E3779B97F4A7C15)
+	x = (x ^ x>>30) * 0xBF58476D1CE4E5B9
+	x = (x ^ x>>27) * 0x94D049BB133111EB
+	return uint32(x ^ x>>31)
 }
 
 // bitmap knows which blocks of a device are taken.
