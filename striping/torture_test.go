@@ -22,8 +22,11 @@ func TestTorture(t *testing.T) {
 	}
 	*crashCount = max(*crashCount, 100_000)
 	*enumDepth = max(*enumDepth, 2)
+	*lifeCount = max(*lifeCount, 10_000)
 	t.Run("power cuts", TestCrash)
+	t.Run("power cuts of faulty mirrors", TestCrashWithFaults)
 	t.Run("every crash", TestEveryCrash)
+	t.Run("lives of exports", TestLifeOfExports)
 	t.Run("failed calls", TestNthCall)
 	t.Run("full volumes", TestSpaceFillsUp)
 }
