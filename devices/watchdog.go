@@ -26,12 +26,26 @@ func (d *Device) watchLocked(r *Request, now time.Duration) {
 	}
 }
 
+// A watchdog that wakes long after the time it had set was kept from running, and so was everybody
+// else: the process was stopped, or its machine paused. Deadlines have passed then that nobody
+// could meet, on all devices at once. What the disks have done meanwhile gets a moment to be
+// noticed before anything is called late.
+const (
+	pauseNoticed = 20 * time.Millisecond
+	pauseGrace   = time.Second
+)
+
 func (d *Device) watch() {
 	defer d.routines.Done()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var at time.Duration // when to look again; 0: when told
+	graced := false
 	for {
-		if at := d.expire(false); at != 0 {
+		if at != 0 && !graced && d.now()-at > pauseNoticed {
+			graced = true
+			timer.Reset(pauseGrace)
+		} else if at, graced = d.expire(false), false; at != 0 {
 			timer.Reset(max(at-d.now(), time.Microsecond))
 		} else {
 			timer.Stop()

@@ -24,6 +24,73 @@ type Buffer struct {
 // bufferPools holds free buffers by power of two from one block to 64 MiB.
 var bufferPools [15]sync.Pool
 
+// largeFree holds free buffers of 64 KiB and more, last in first out, so that the processor's
+// cache may still know them. The garbage collector empties pools at each of its rounds, and rounds
+// are frequent where such buffers come from it.
+var largeFree struct {
+	mu    sync.Mutex
+	bytes int
+	low   int // least bytes since the last trim
+	lists [len(bufferPools)][]*Buffer
+}
+
+const (
+	largeClass   = 4        // 64 KiB
+	largeFreeMax = 96 << 20 // bytes kept: buffered writes and a reader's window
+)
+
+func takeFree(class int) *Buffer {
+	if class < largeClass {
+		b, _ := bufferPools[class].Get().(*Buffer)
+		return b
+	}
+	f := &largeFree
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(f.lists[class])
+	if n == 0 {
+		return nil
+	}
+	b := f.lists[class][n-1]
+	f.lists[class] = f.lists[class][:n-1]
+	f.bytes -= len(b.mem)
+	f.low = min(f.low, f.bytes)
+	return b
+}
+
+// trimFree gives half of the large buffers that were not needed since the last call to the
+// garbage collector.
+func trimFree() {
+	f := &largeFree
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	drop := f.low / 2
+	for class := len(f.lists) - 1; class >= largeClass && drop > 0; class-- {
+		for n := len(f.lists[class]); n > 0 && drop > 0; n-- {
+			b := f.lists[class][n-1]
+			f.lists[class][n-1] = nil
+			f.lists[class] = f.lists[class][:n-1]
+			f.bytes -= len(b.mem)
+			drop -= len(b.mem)
+		}
+	}
+	f.low = f.bytes
+}
+
+func giveFree(class int, b *Buffer) {
+	if class < largeClass {
+		bufferPools[class].Put(b)
+		return
+	}
+	f := &largeFree
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bytes+len(b.mem) <= largeFreeMax {
+		f.bytes += len(b.mem)
+		f.lists[class] = append(f.lists[class], b)
+	}
+}
+
 func poolIndex(size int) int {
 	n := (size + blockSize - 1) / blockSize
 	if n <= 1 {
@@ -40,7 +107,7 @@ func NewBuffer(size int) *Buffer {
 		b.refs.Store(1)
 		return b
 	}
-	b, _ := bufferPools[i].Get().(*Buffer)
+	b := takeFree(i)
 	if b == nil {
 		b = &Buffer{mem: alignedBytes(blockSize << i)}
 	}
@@ -85,7 +152,7 @@ func (b *Buffer) Release() {
 	switch n := b.refs.Add(-1); {
 	case n == 0:
 		if i := poolIndex(len(b.mem)); i < len(bufferPools) {
-			bufferPools[i].Put(b)
+			giveFree(i, b)
 		}
 	case n < 0:
 		panic("striping: buffer released twice")

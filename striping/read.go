@@ -284,66 +284,105 @@ func dropSegments(segs []segment) {
 	}
 }
 
-// attempt is one read of a run from devices: the buffers it uses, counted so that those still in
-// a hung operation stay alive.
-type attempt struct {
-	n    int
+// diskRead is one read of a run of blocks from devices. It is used again when its caller and all
+// disks are through with it; each of its buffers has a reference of the disk's, so that one in a
+// hung operation stays alive.
+type diskRead struct {
+	r      balance.Read
+	copies [maxCopies]balance.Copy
+	size   int
+
+	mu   sync.Mutex // the balancer asks for buffers while disks return others
 	bufs []*Buffer
+	vecs [2][1][]byte // memory of the first ones' vectors
+	refs int          // the caller's and one for each buffer in a disk
 }
 
-func (a *attempt) fresh() [][]byte {
-	b := NewBuffer(a.n * blockSize)
+var diskReads sync.Pool // of *diskRead
+
+func init() {
+	diskReads.New = func() any {
+		d := &diskRead{}
+		d.r.NewBufs = d.fresh
+		d.r.Returned = d.returned
+		return d
+	}
+}
+
+// fresh gives the balancer memory for an attempt.
+func (d *diskRead) fresh() [][]byte {
+	b := NewBuffer(d.size)
 	b.Retain() // the disk's
-	a.bufs = append(a.bufs, b)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refs++
+	d.bufs = append(d.bufs, b)
+	if n := len(d.bufs) - 1; n < len(d.vecs) {
+		d.vecs[n][0] = b.Bytes()
+		return d.vecs[n][:]
+	}
 	return [][]byte{b.Bytes()}
 }
 
-func (a *attempt) find(bufs [][]byte) *Buffer {
-	for _, b := range a.bufs {
+// returned is told that a disk has let go of bufs.
+func (d *diskRead) returned(bufs [][]byte) {
+	d.mu.Lock()
+	for _, b := range d.bufs {
 		if &b.mem[0] == &bufs[0][0] {
-			return b
+			b.Release()
+			d.leaveLocked()
+			return
 		}
 	}
 	panic("striping: buffer of another read")
 }
 
-// readCopies reads n blocks at first from one of the copies in list (indexes of vw.places), and
-// returns which one answered.
-func (v *Volume) readCopies(vw *view, list []int, first, n int) (buf *Buffer, from int, err error) {
-	var space [maxCopies]balance.Copy
-	copies := space[:0]
-	for _, i := range list {
-		copies = append(copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
+// leaveLocked gives up a reference, and unlocks.
+func (d *diskRead) leaveLocked() {
+	d.refs--
+	last := d.refs == 0
+	if last {
+		clear(d.bufs)
+		d.bufs = d.bufs[:0]
+		d.vecs = [2][1][]byte{}
+		d.r.Bufs = nil
 	}
-	var mu sync.Mutex // fresh may be called while another attempt returns
-	a := &attempt{n: n}
-	r := &balance.Read{Copies: copies, Size: int64(n) * blockSize, Bufs: a.fresh(),
-		NewBufs: func() [][]byte {
-			mu.Lock()
-			defer mu.Unlock()
-			return a.fresh()
-		},
-		Returned: func(bufs [][]byte) {
-			mu.Lock()
-			b := a.find(bufs)
-			mu.Unlock()
-			b.Release()
-		},
+	d.mu.Unlock()
+	if last {
+		diskReads.Put(d)
 	}
-	i, bufs, err := v.bal.ReadSync(r)
-	mu.Lock()
-	defer mu.Unlock()
-	for _, b := range a.bufs {
-		if err == nil && &b.mem[0] == &bufs[0][0] {
+}
+
+// finish takes the winning buffer out and gives the others up.
+func (d *diskRead) finish(won [][]byte) (buf *Buffer) {
+	d.mu.Lock()
+	for _, b := range d.bufs {
+		if won != nil && &b.mem[0] == &won[0][0] {
 			buf = b
 		} else {
 			b.Release()
 		}
 	}
+	d.leaveLocked()
+	return buf
+}
+
+// readCopies reads n blocks at first from one of the copies in list (indexes of vw.places), and
+// returns which one answered.
+func (v *Volume) readCopies(vw *view, list []int, first, n int) (buf *Buffer, from int, err error) {
+	d := diskReads.Get().(*diskRead)
+	d.size, d.refs = n*blockSize, 1
+	d.r.Copies, d.r.Size = d.copies[:0], int64(d.size)
+	for _, i := range list {
+		d.r.Copies = append(d.r.Copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
+	}
+	d.r.Bufs = d.fresh()
+	i, bufs, err := v.bal.ReadSync(&d.r)
 	if err != nil {
+		d.finish(nil)
 		return nil, 0, err
 	}
-	return buf, list[i], nil
+	return d.finish(bufs), list[i], nil
 }
 
 // loadRun returns n blocks from first on, checked against their sums. What one copy has wrong is

@@ -394,6 +394,7 @@ func (v *Volume) anchorLoop() {
 		case <-v.ctx.Done():
 			return
 		case <-t.C:
+			trimFree()
 			if err := v.writeAnchors(); err != nil {
 				v.log.Warn("labels", "err", err)
 			}

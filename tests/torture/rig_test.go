@@ -199,7 +199,10 @@ func (r *rig) compare(p, q []byte, off int64, c []client) (errs []error) {
 type checked struct {
 	Verdict    string
 	FaultCount int64 `json:"fault_count"`
-	Faults     []struct{ Device, Object, What string }
+	Faults     []struct {
+		Device, Object, What string
+		Chunk                int64
+	}
 }
 
 // check looks at the volume while nobody serves it.
