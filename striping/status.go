@@ -385,10 +385,14 @@ type anchorState struct {
 const anchorInterval = 10 * time.Second
 
 // anchorLoop writes the journal's position into the labels, so that a journal that was rolled
-// back or replaced is noticed at the next open.
+// back or replaced is noticed at the next open: at once, so that one from before this open is,
+// however soon a crash comes, and then now and again.
 func (v *Volume) anchorLoop() {
 	t := time.NewTicker(anchorInterval)
 	defer t.Stop()
+	if err := v.writeAnchors(); err != nil {
+		v.log.Warn("labels", "err", err)
+	}
 	for {
 		select {
 		case <-v.ctx.Done():

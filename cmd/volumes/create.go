@@ -277,10 +277,12 @@ func JournalRefusal(volume string, err error) error {
 	case errors.Is(err, journal.ErrRolledBack):
 		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).
 			WithTry("put the newest journal back; a copy of an older one would lose what was acknowledged since")
-	case errors.Is(err, journal.ErrForeign), errors.Is(err, journal.ErrVersion), errors.Is(err, journal.ErrCorrupt):
-		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err)
+	case errors.Is(err, journal.ErrVersion):
+		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).WithTry("the version of ballast that wrote it, or a newer one")
 	case errors.Is(err, os.ErrPermission):
 		return control.Refuse("E_NOT_PERMITTED", "%v", err).WithTry("the same as root")
 	}
-	return control.Refuse("E_JOURNAL", "%v", fmt.Errorf("the journal of volume %s: %w", volume, err))
+	// Without its journal nobody knows what is where on the disks; they still hold it.
+	return control.Refuse("E_JOURNAL", "%v", fmt.Errorf("the journal of volume %s: %w", volume, err)).
+		WithTry("put this volume's newest journal back; do not create the volume anew, which would end what its disks hold")
 }
