@@ -110,7 +110,7 @@ func (r *rig) tryOpen() error {
 			if r.cfg.wrapD != nil {
 				disk = r.cfg.wrapD(i, d)
 			}
-			m.Device = devices.NewDevice(disk, devices.Options{ID: devices.ID(rec.ID)})
+			m.Device = devices.NewDevice(disk, devices.Options{ID: devices.ID(rec.ID), Learned: LearnedSpeeds(&rec)})
 			r.devs = append(r.devs, m.Device)
 		}
 		o.Members = append(o.Members, m)
