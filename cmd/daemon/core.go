@@ -162,6 +162,7 @@ func (c *core) device(o *volumes.Opened, r *journal.Device) *devices.Device {
 	rotates := o.File.Rotational()
 	c.rotates = c.rotates || rotates
 	options := devices.Options{ID: devices.ID(r.ID), Rotational: rotates, Learned: striping.LearnedSpeeds(r)}
+	options.ScratchOff, options.ScratchSize = o.Label.Scratch()
 	d := devices.NewDevice(o.File, options)
 	d.StartProbes()
 	return d
