@@ -70,7 +70,7 @@ type chunk struct {
 	pending  bool                // the placement differs from the journal's
 	must     bool                // a flush is not done before the placement is committed
 	intents  []journal.Candidate // as journaled (and in force) since the last commit
-	keep     []journal.Candidate // of intents: those of blocks that recovery could not look at; they outlive commits
+	keep     []journal.Candidate // of intents: those of blocks that recovery could not look at, or not on all copies; they outlive commits
 	old      []slotRef           // slots to give back once the placement is durable
 	fresh    bool                // the slot in places has never been committed
 	inCommit bool                // a commit is under way: no write-out may start

@@ -375,3 +375,78 @@ func TestFailedOverwriteKeepsVersions(t *testing.T) {
 		require.NoError(t, s.rig.close())
 	})
 }
+
+// TestRecoveryCatchesUpOnReturnedDisk recovers without one of two disks, brings it back, and takes
+// the other away: never is more than one disk missing, so everything must be there.
+func TestRecoveryCatchesUpOnReturnedDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, rigConfig{disks: 2, copies: 2, timing: gentle, opts: Options{FlushInterval: time.Hour, WriteAge: time.Millisecond}})
+		s.write(0, 32, false)
+		require.NoError(t, s.v.Flush(s.ctx))
+		s.m.flushed(s.m.mark())
+		s.write(3, 4, false)
+		s.pause()
+		s.e.Close()
+		behind := s.disks[0].Crash(nil, simdisk.KeepNone) // only the other disk has anything of the overwrite
+		s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepAll)
+		s.disks[0] = nil
+		s.open()
+		verifyReopened(t, s.rig, s.m, false)
+		require.NoError(t, s.v.Flush(s.ctx))
+		s.m.flushed(s.m.mark())
+		require.NoError(t, s.rig.close())
+		s.disks[0] = behind
+		s.open()
+		require.NoError(t, s.v.checkCopies(s.ctx))
+		require.NoError(t, s.rig.close())
+		s.disks[1] = nil
+		s.open()
+		verifyReopened(t, s.rig, s.m, false)
+		require.NoError(t, s.rig.close())
+	})
+}
+
+// TestRecoveryWithHungDisk opens a mirror whose copies a power cut left unequal while one disk
+// does not answer: it starts without that disk.
+func TestRecoveryWithHungDisk(t *testing.T) {
+	for _, on := range []faultdisk.Ops{faultdisk.OnRead, faultdisk.OnWrite, faultdisk.OnSync, faultdisk.OnAll} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScript(t, rigConfig{disks: 2, copies: 2, timing: gentle, opts: Options{FlushInterval: time.Hour, WriteAge: time.Millisecond}})
+			s.write(0, 32, false)
+			require.NoError(t, s.v.Flush(s.ctx))
+			s.m.flushed(s.m.mark())
+			s.write(3, 4, false)
+			s.write(20, 4, false)
+			s.pause()
+			s.e.Close()
+			behind := s.disks[0].Crash(nil, simdisk.KeepNone)
+			s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepAll)
+			s.disks[0] = behind
+			hang := behind.HangAll(on)
+			opened := make(chan error, 1)
+			begun := time.Now()
+			go func() { opened <- s.tryOpen() }()
+			select {
+			case err := <-opened:
+				require.NoError(t, err)
+			case <-time.After(time.Hour):
+				panic("the volume does not start")
+			}
+			t.Logf("%v: open took %v", on, time.Since(begun))
+			require.Less(t, time.Since(begun), 2*time.Minute)
+			s.e = s.export("e")
+			s.settle()
+			s.write(1, 4, false)
+			s.sync()
+			hang.Lift()
+			time.Sleep(time.Minute)
+			s.write(2, 4, false)
+			s.sync()
+			s.e.Close()
+			s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
+			s.open()
+			verifyReopened(t, s.rig, s.m, false)
+			require.NoError(t, s.rig.close())
+		})
+	}
+}

@@ -119,14 +119,7 @@ func (v *Volume) healBlock(vw *view, at, block int) {
 		}
 		pl := vw.places[at]
 		m := v.byID[pl.dev]
-		key := m.enter(pl.off)
-		done := make(chan error, 1)
-		buf.Retain()
-		// The chunk is held meanwhile, so this is no background request and does not wait for long.
-		m.Device.Submit(&devices.Request{Kind: devices.Write, Timeout: mirrorTimeout, Off: pl.off + int64(block)*blockSize,
-			Bufs: [][]byte{buf.Bytes()}, Done: func(_ *devices.Request, err error) { done <- err },
-			Returned: func(*devices.Request) { buf.Release(); v.leave(m, pl.off, key) }})
-		err = <-done
+		err = v.writeBlock(m, pl.off, block, buf) // the chunk is held meanwhile: not for long, and not in the background
 		buf.Release()
 		if err != nil {
 			v.deviceError(pl.dev, err)

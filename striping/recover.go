@@ -216,7 +216,7 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	}
 	slices.Sort(blocks)
 	var wrote []*member
-	var keep []journal.Candidate
+	var keep, equal []journal.Candidate
 	for _, block := range blocks {
 		list := []uint32{sums[block]}
 		for _, cand := range candidates[block] {
@@ -225,7 +225,7 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 			}
 			list = append(list, cand.Sum)
 		}
-		sum, devs, err := v.recoverBlock(&vw, block, list)
+		sum, devs, behind, err := v.recoverBlock(&vw, block, list)
 		if errors.Is(err, errUnseen) {
 			keep = append(keep, candidates[block]...)
 			continue
@@ -234,6 +234,12 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 			return err
 		}
 		sums[block] = sum
+		if behind {
+			keep = append(keep, journal.Candidate{Block: uint32(block), Sum: sum, Settled: true})
+		}
+		if !behind && len(devs) > 0 {
+			equal = append(equal, journal.Candidate{Block: uint32(block), Sum: sum, Settled: true})
+		}
 		wrote = append(wrote, devs...)
 	}
 	synced := map[*member]bool{}
@@ -242,8 +248,10 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 			continue
 		}
 		synced[m] = true
-		if err := m.Device.Do(&devices.Request{Kind: devices.Sync}); err != nil {
+		if err := m.Device.Do(&devices.Request{Kind: devices.Sync, Timeout: mirrorTimeout}); err != nil {
 			v.deviceError(m.id, err)
+			keep = append(keep, equal...) // not there for sure
+			equal = nil
 		}
 	}
 	c.sums = sums
@@ -251,7 +259,7 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	k := key.record()
 	b.Put(k, rec.Pack(k))
 	if len(keep) > 0 {
-		v.log.Warn("blocks stay undecided until their devices can be read", "chunk", key.String(), "versions", len(keep))
+		v.log.Warn("recovery goes on when the devices of a chunk are back", "chunk", key.String(), "versions", len(keep))
 		rest := journal.Intent{Base: rec.Version, Candidates: keep}
 		b.Put(key.intent(), rest.Pack(key.intent()))
 		c.intents, c.keep = keep, keep
@@ -273,7 +281,8 @@ var errUnseen = errors.New("a copy cannot be read")
 // copies equal, and returns its sum and the devices written to. When no copy holds any version
 // whole (each was torn), the newest sum stays: reads then fail until the block is written again.
 // When a copy could not be looked at instead, the result is errUnseen: the decision waits for it.
-func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (uint32, []*member, error) {
+// behind tells that a copy could not be made equal now; the next recovery does that.
+func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (sum uint32, wrote []*member, behind bool, err error) {
 	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
 	type held struct {
 		at  int
@@ -293,8 +302,9 @@ func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (uint32, []*me
 		if vw.places[i].stale {
 			continue
 		}
-		if v.byID[vw.places[i].dev].Device == nil {
-			unseen = true
+		m := v.byID[vw.places[i].dev]
+		if m.Device == nil || m.out.Load() && m.Device.Load().Outstanding > 0 { // missing, or hung before
+			unseen, behind = true, true
 			continue
 		}
 		buf, _, err := v.readCopies(vw, []int{i}, block, 1)
@@ -315,27 +325,40 @@ func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (uint32, []*me
 		}
 	}
 	if best < 0 && unseen {
-		return 0, nil, errUnseen
+		return 0, nil, false, errUnseen
 	}
 	if best < 0 {
 		v.log.Warn("block was torn on every copy", "chunk", vw.c.key.String(), "block", block)
-		return sums[len(sums)-1], nil, nil
+		return sums[len(sums)-1], nil, false, nil
 	}
-	var wrote []*member
 	for _, h := range copies {
 		m := v.byID[vw.places[h.at].dev]
-		if h.buf != nil && h.sum == sums[best] || !m.usable() {
+		if h.buf != nil && h.sum == sums[best] {
 			continue
 		}
-		err := m.Device.Do(&devices.Request{Kind: devices.Write, Off: vw.places[h.at].off + int64(block)*blockSize,
-			Bufs: [][]byte{copies[from].buf.Bytes()}})
-		if err != nil {
+		if !m.usable() {
+			behind = true
+			continue
+		}
+		if err := v.writeBlock(m, vw.places[h.at].off, block, copies[from].buf); err != nil {
 			v.deviceError(m.id, err)
-			continue // the block fails its check there until it is healed
+			behind = true // the block fails its check there until it is healed
+			continue
 		}
 		wrote = append(wrote, m)
 	}
-	return sums[best], wrote, nil
+	return sums[best], wrote, behind, nil
+}
+
+// writeBlock writes one block of the slot at off and waits for it, no longer than mirrorTimeout.
+func (v *Volume) writeBlock(m *member, off int64, block int, buf *Buffer) error {
+	key := m.enter(off)
+	buf.Retain()
+	done := make(chan error, 1)
+	m.Device.Submit(&devices.Request{Kind: devices.Write, Timeout: mirrorTimeout, Off: off + int64(block)*blockSize,
+		Bufs: [][]byte{buf.Bytes()}, Done: func(_ *devices.Request, err error) { done <- err },
+		Returned: func(*devices.Request) { buf.Release(); v.leave(m, off, key) }})
+	return <-done
 }
 
 // cleanUp finishes removals and shrinks that a crash cut short.

@@ -1,0 +1,165 @@
+package striping
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ballast/devices/simdisk"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestCrashThenLoss cuts the power and takes as many disks away as the copies allow, works on
+// without them, cuts the power again and brings the disks back as they were left: what was flushed
+// is there each time, and what the disks missed is not believed.
+func TestCrashThenLoss(t *testing.T) {
+	const rounds = 4
+	cuts := 0
+	for seed := uint64(1); cuts < max(*crashCount/4, rounds); seed++ {
+		if *crashSeed != 0 {
+			seed = *crashSeed
+		}
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { crashThenLoss(t, seed, rounds) })
+		})
+		cuts += rounds
+		if t.Failed() || *crashSeed != 0 {
+			break
+		}
+	}
+	fmt.Printf("crashes and lost disks: %d power cuts, no promise broken: %v\n", cuts, !t.Failed())
+}
+
+func crashThenLoss(t *testing.T, seed uint64, rounds int) {
+	rng := rand.New(rand.NewPCG(seed, 31))
+	defer func() {
+		if t.Failed() {
+			t.Logf("repeat with: go test ./striping -run TestCrashThenLoss -seed %d", seed)
+		}
+	}()
+	copies := 2 + rng.IntN(2)
+	r := newRig(t, rigConfig{disks: copies + rng.IntN(2), copies: uint8(copies), seed: seed, timing: gentle,
+		latency: time.Duration(rng.IntN(3)) * time.Millisecond,
+		opts: Options{DirtyLimit: int64(64<<10) << rng.IntN(5), FlushInterval: time.Duration(1+rng.IntN(100)) * time.Millisecond,
+			WriteAge: time.Duration(rng.IntN(20)) * time.Millisecond, CacheBytes: 1, ReadAhead: int64(rng.IntN(3)-1) << 18}})
+	size := int64(1+rng.IntN(6)) * 64 << 10
+	require.NoError(t, r.v.CreateExport(t.Context(), "e", size))
+	m := newModel(size)
+	leaving := rng.Perm(len(r.disks))[:1+rng.IntN(copies-1)]
+	away := map[int]*simdisk.Disk{}
+	for range rounds {
+		l := startLoad(r, m, rng, 1+rng.IntN(3), time.Duration(rng.IntN(300))*time.Microsecond)
+		time.Sleep(time.Duration(rng.IntN(100_000)) * time.Microsecond)
+		synctest.Wait()
+		l.stop.Store(true)
+		r.crash(rng, simdisk.Random)
+		l.wg.Wait()
+		for _, err := range l.errs {
+			require.NoError(t, err)
+		}
+		for _, i := range leaving {
+			switch {
+			case r.disks[i] == nil:
+				r.disks[i] = away[i]
+			case rng.IntN(3) > 0:
+				away[i], r.disks[i] = r.disks[i], nil
+			}
+		}
+		r.open()
+		e := r.export("e")
+		p := make([]byte, blockSize)
+		for i := range m.blocks {
+			err := e.ReadAt(context.Background(), p, int64(i)*blockSize)
+			if errors.Is(err, ErrUnreadable) && m.pending(i) {
+				ver := m.begin(i, 1, false)
+				stamp(p, i, ver)
+				require.NoError(t, e.WriteAt(context.Background(), p, int64(i)*blockSize, true))
+				err = nil
+			}
+			require.NoError(t, err, "block %d", i)
+			require.NoError(t, m.collapse(p, i))
+		}
+		readEachCopy(t, r, m, e)
+		e.Close()
+		require.NoError(t, r.v.checkCopies(context.Background()))
+	}
+	require.NoError(t, r.close())
+}
+
+// readEachCopy reads everything from each device in turn, which heals what a disk missed: whoever
+// answers, it is the same.
+func readEachCopy(t *testing.T, r *rig, m *model, e *Export) {
+	ahead := r.v.opts.ReadAhead
+	r.v.opts.ReadAhead = -1 // what was read ahead would hide the copies
+	defer func() { r.v.opts.ReadAhead = ahead }()
+	p := make([]byte, blockSize)
+	for _, mem := range r.v.members {
+		if !mem.usable() {
+			continue
+		}
+		for _, o := range r.v.members {
+			r.v.bal.SetReadable(o.id, o == mem)
+		}
+		for i := range m.blocks {
+			require.NoError(t, e.ReadAt(context.Background(), p, int64(i)*blockSize))
+			require.NoError(t, m.check(p, i))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	for _, o := range r.v.members {
+		r.v.bal.SetReadable(o.id, o.usable())
+	}
+}
+
+// TestFlushCoversOtherHandles writes on one handle and flushes on another.
+func TestFlushCoversOtherHandles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, rigConfig{copies: 2, timing: gentle, opts: Options{FlushInterval: time.Hour, WriteAge: time.Hour}})
+		other := s.export("e")
+		for _, first := range []int{0, 3, 30, 3} {
+			s.write(first, 20, false)
+			marks := s.m.mark()
+			require.NoError(t, other.Sync(s.ctx))
+			s.m.flushed(marks)
+		}
+		other.Close()
+		s.e.Close()
+		s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
+		s.open()
+		verifyReopened(t, s.rig, s.m, false)
+		require.NoError(t, s.rig.close())
+	})
+}
+
+// TestJournalHangs lets the journal stop answering: reads and buffered writes go on, flushes wait,
+// and everything is as promised when it answers again.
+func TestJournalHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, rigConfig{copies: 2, timing: gentle, opts: Options{FlushInterval: 50 * time.Millisecond, WriteAge: time.Millisecond}})
+		s.write(0, 48, false)
+		s.sync()
+		resume := s.j.Hang()
+		for i := range 10 {
+			begun := time.Now()
+			s.write(i*5, 7, false)
+			s.read(0, scriptBlocks)
+			require.Less(t, time.Since(begun), 100*time.Millisecond)
+			s.pause()
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+		require.ErrorIs(t, s.e.Sync(ctx), context.DeadlineExceeded)
+		cancel()
+		resume()
+		s.sync()
+		s.e.Close()
+		s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
+		s.open()
+		verifyReopened(t, s.rig, s.m, false)
+		require.NoError(t, s.rig.close())
+	})
+}
