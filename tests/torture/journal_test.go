@@ -87,9 +87,9 @@ func TestDamagedJournal(t *testing.T) {
 	r.refuses("from before the last start")
 }
 
-// TestCutAndChangedJournal cuts and changes the files of a journal after a clean stop. Whatever it
+// TestTortureJournal cuts and changes the files of a journal after a clean stop. Whatever it
 // is, it is refused, or it did no harm at all.
-func TestCutAndChangedJournal(t *testing.T) {
+func TestTortureJournal(t *testing.T) {
 	rng := newRand(t)
 	r := newRig(t, shape{copies: 2})
 	r.fill(rng, 300)

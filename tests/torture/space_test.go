@@ -43,11 +43,15 @@ func stampAll(p []byte, first int, number uint32) {
 	}
 }
 
-// TestFullVolume: a full volume refuses what needs new space and nothing else, loses nothing, and
+// TestTortureFullVolume: a full volume refuses what needs new space and nothing else, loses nothing, and
 // has space again after a trim, again and again and across a kill.
-func TestFullVolume(t *testing.T) {
+func TestTortureFullVolume(t *testing.T) {
+	chunks := []string{"1MiB"}
+	if long() {
+		chunks = append(chunks, "64KiB")
+	}
 	for _, copies := range []int{1, 2} {
-		for _, chunk := range []string{"1MiB", "64KiB"} {
+		for _, chunk := range chunks {
 			t.Run(fmt.Sprintf("copies=%d,chunk=%s", copies, chunk), func(t *testing.T) {
 				rng := newRand(t)
 				r := newRig(t, shape{copies: copies, chunk: chunk, size: 1 << 30})
