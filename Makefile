@@ -40,7 +40,7 @@ fuzz: ## each fuzz test for FUZZTIME (30s)
 	@tests/run.sh fuzz $(FUZZTIME)
 
 bench: ## throughput and latency beside other servers, each figure printed as it is measured
-	BALLAST_BENCH=1 $(GO) test -v -count=$(COUNT) -timeout 2h -run '^TestBench' ./tests/...
+	$(GO) test -tags bench -v -count=$(COUNT) -timeout 2h ./tests/bench
 	$(GO) test -run '^$$' -bench . -benchtime 1s -count=$(COUNT) ./...
 
 torture: ## the long versions of the crash, fault and corruption tests

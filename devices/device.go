@@ -189,6 +189,7 @@ type Device struct {
 	wakeAt                    time.Duration // the watchdog looks again then; 0: it sleeps
 	watching                  bool          // the watchdog runs
 	probing                   bool          // StartProbes was called
+	workedAt                  time.Duration // the last request that was no probe came or ended then
 }
 
 // NewDevice returns a device over disk, which it owns from now on.

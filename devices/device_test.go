@@ -564,6 +564,50 @@ func TestProbesFindARecoveredDevice(t *testing.T) {
 	}
 }
 
+// TestWellDevicesAreProbedGently: never by writes, and a spinning disk only while it is in use, so
+// that it may go to sleep.
+func TestWellDevicesAreProbedGently(t *testing.T) {
+	for _, rotational := range []bool{false, true} {
+		opts := Options{Rotational: rotational, ScratchOff: 512 * mib, ScratchSize: mib, Learned: learned(10e-3 / mib)}
+		withDevice(t, opts, func(t *testing.T, g *gateDisk, d *Device) {
+			g.open.Store(true)
+			probes := func(during time.Duration) uint64 {
+				before := d.Stats().Probes
+				time.Sleep(during)
+				return d.Stats().Probes - before
+			}
+			slow := func(ln float64) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.model.setSigma(writeSeq.direction(), ln)
+			}
+			written := func() uint64 {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				return d.syncs.written
+			}
+			d.StartProbes()
+			for range 2 {
+				require.NoError(t, d.Do(&Request{Kind: Read, Bufs: [][]byte{AlignedBytes(4096)}}))
+				require.Greater(t, probes(probeRest), uint64(40))
+				if rotational {
+					require.LessOrEqual(t, probes(time.Hour), uint64(1))
+				} else {
+					require.Greater(t, probes(time.Hour), uint64(2000))
+				}
+			}
+			require.Zero(t, written())
+			slow(2) // it has to be found out whether that is so still
+			require.Positive(t, probes(10*time.Second))
+			require.Positive(t, written())
+			require.Less(t, d.Stats().WriteSigma, probeSigma)
+			well := written()
+			probes(time.Hour)
+			require.Equal(t, well, written())
+		})
+	}
+}
+
 func TestDiscardAndVectors(t *testing.T) {
 	disk := &vectorDisk{}
 	d := NewDevice(disk, Options{})

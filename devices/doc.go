@@ -61,6 +61,9 @@
 // 64 KiB). It is rounded up to 64 KiB. Data starts at the next multiple of 1 MiB. Everybody reads
 // these places from the label, not from this rule.
 //
+// The last 256 KiB of a journal area of at least 1 MiB are scratch: nothing is kept there, what
+// they hold is undefined, and probes write to them at any time (probe.go).
+//
 // The label has four copies: pair A at 0 and S-8192, pair B at 4096 and S-4096. Writing number n
 // goes to pair A if n is odd and to pair B if it is even, so the pair of writing n-1 stays as it
 // is, and either end has both. The highest number wins. A new device gets writings 1 and 2. One

@@ -552,7 +552,7 @@ func TestLayout(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestLayoutOfEverySize: areas never meet, grow with the device, and the smallest size is exact.
+// TestLayoutOfEverySize: areas never meet, scratch lies at the end of the journal area, grow with the device, and the smallest size is exact.
 func TestLayoutOfEverySize(t *testing.T) {
 	for chunk := int64(64 << 10); chunk <= 16<<20; chunk *= 2 {
 		least := devices.MinDeviceSize(chunk)
@@ -566,6 +566,10 @@ func TestLayoutOfEverySize(t *testing.T) {
 			if err != nil || l.JournalOff != 64<<10 || l.DataOff < l.JournalOff+l.JournalSize || l.DataOff%(1<<20) != 0 ||
 				l.DataOff+l.DataSize != size-8192 || l.DataSize < chunk || l.JournalSize < last.JournalSize || l.JournalSize%65536 != 0 {
 				require.Failf(t, "bad layout", "size %d chunk %d: %+v %v", size, chunk, l, err)
+			}
+			if off, n := l.Scratch(); n != 0 && (n != 256<<10 || off%devices.BlockSize != 0 || off < l.JournalOff+768<<10 ||
+				off+n > l.JournalOff+l.JournalSize || off+n > l.DataOff) || (n == 0) != (l.JournalSize < 1<<20) {
+				require.Failf(t, "bad scratch", "size %d chunk %d: %+v: %d at %d", size, chunk, l, n, off)
 			}
 			last = l
 		}

@@ -15,6 +15,8 @@ const (
 	journalShare  = 512            // of a large device: 0.2 %
 	smallDevice   = 4 << 30        // below, the journal area is a share of the device
 	smallShare    = 64             // of a small device: 1.6 %
+	scratchSize   = 256 << 10      // at the end of the journal area
+	scratchLeast  = 1 << 20        // no scratch in a journal area smaller than this
 	dataUnit      = 1 << 20        // the data area starts at a multiple of this
 	MinChunkSize  = 64 << 10       // bytes
 	MaxChunkSize  = 16 << 20       // bytes
@@ -53,6 +55,15 @@ func NewLayout(size, chunk int64) (Layout, error) {
 		return Layout{}, fmt.Errorf("device of %d bytes: %w: at least %d are needed", size, ErrTooSmall, MinDeviceSize(chunk))
 	}
 	return l, nil
+}
+
+// Scratch is the end of the journal area, which holds nothing and may be written over at any time:
+// write probes go there. Its size is 0 where the journal area is too small to spare it.
+func (l *Layout) Scratch() (off, size int64) {
+	if l.JournalSize < scratchLeast {
+		return 0, 0
+	}
+	return l.JournalOff + l.JournalSize - scratchSize, scratchSize
 }
 
 // MinDeviceSize is the size in bytes of the smallest device for chunks of the given size.

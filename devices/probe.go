@@ -8,12 +8,19 @@ import (
 // Probes are how a device that gets no work is found to be well again, and how a slow one is
 // kept measured, without a client's request paying for it: one small operation, and only while
 // the device is idle. They cost at most 1 MiB/s.
+//
+// A device that looks slow is probed in the direction that looks slower. One that looks well is
+// probed by reads alone: to write once a second for years would wear out flash for nothing. A
+// spinning disk that looks well and has had no work for a minute is left alone, so that it may
+// go to sleep; the first request after that finds out how it is. One that looks slow is probed
+// on, and kept awake, until it is well.
 const (
 	probeSize  = 256 << 10
 	probeTick  = 250 * time.Millisecond
 	probeIdle  = 200 * time.Millisecond // idle at least that long, if the device looks slow
 	probeStale = time.Second            // idle that long: probed however it looks
 	probeSigma = 1.35
+	probeRest  = time.Minute // a well spinning disk is left alone after so long without work
 )
 
 // StartProbes begins to probe the device whenever it is idle; Close ends it. Reads go anywhere,
@@ -74,12 +81,16 @@ func (d *Device) probe(rng *rand.Rand, buf []byte) *Request {
 	if d.failed != nil || d.closed || d.inDisk > 0 || d.outstanding > 0 {
 		return nil
 	}
-	if idle <= probeStale && (idle <= probeIdle || max(write, read) <= probeSigma) {
+	slow := max(write, read) > probeSigma
+	if idle <= probeStale && (idle <= probeIdle || !slow) {
+		return nil
+	}
+	if !slow && d.opts.Rotational && now-d.workedAt > probeRest {
 		return nil
 	}
 	r := &Request{Kind: Read, Bufs: [][]byte{buf}, probe: true}
 	span, base := d.disk.Size(), int64(0)
-	if d.canProbeWrites() && write >= read {
+	if slow && d.canProbeWrites() && write >= read {
 		r.Kind = Write
 		span, base = d.opts.ScratchSize, d.opts.ScratchOff
 	}

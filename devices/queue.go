@@ -60,6 +60,9 @@ func (d *Device) countLocked(r *Request, now time.Duration) {
 	}
 	d.model.queue(r.pattern, r.size)
 	d.model.end = r.Off + r.size
+	if !r.probe {
+		d.workedAt = now
+	}
 	if d.outstanding == 0 {
 		d.busySince = now
 	}
@@ -71,6 +74,9 @@ func (d *Device) uncountLocked(r *Request, now time.Duration) {
 		return
 	}
 	d.model.unqueue(r.pattern, r.size)
+	if !r.probe {
+		d.workedAt = now
+	}
 	d.outstanding--
 	if d.outstanding == 0 {
 		d.busy += now - d.busySince

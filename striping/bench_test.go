@@ -78,7 +78,7 @@ func BenchmarkWriteRandom4K(b *testing.B) {
 		b.Run([]string{"", "1 copy", "2 copies"}[copies], func(b *testing.B) {
 			e := benchVolume(b, copies, 256<<20)
 			fillExport(b, e)
-			p := alignedBytes(blockSize)
+			p := devices.AlignedBytes(blockSize)
 			b.SetBytes(blockSize)
 			b.ReportAllocs()
 			for b.Loop() {

@@ -4,7 +4,6 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"ballast/devices"
 )
@@ -103,24 +102,17 @@ func poolIndex(size int) int {
 func NewBuffer(size int) *Buffer {
 	i := poolIndex(size)
 	if i >= len(bufferPools) {
-		b := &Buffer{mem: alignedBytes(size), size: size}
+		b := &Buffer{mem: devices.AlignedBytes(size), size: size}
 		b.refs.Store(1)
 		return b
 	}
 	b := takeFree(i)
 	if b == nil {
-		b = &Buffer{mem: alignedBytes(blockSize << i)}
+		b = &Buffer{mem: devices.AlignedBytes(blockSize << i)}
 	}
 	b.size = size
 	b.refs.Store(1)
 	return b
-}
-
-func alignedBytes(size int) []byte {
-	size = (size + blockSize - 1) &^ (blockSize - 1)
-	raw := make([]byte, size+blockSize)
-	skip := int(-uintptr(unsafe.Pointer(unsafe.SliceData(raw))) & (blockSize - 1))
-	return raw[skip : skip+size : skip+size]
 }
 
 // Bytes is the memory, of the size asked for.
@@ -160,4 +152,4 @@ func (b *Buffer) Release() {
 }
 
 // zeroPage is what holes are read from where bytes are needed; nobody writes to it.
-var zeroPage = alignedBytes(1 << 20)
+var zeroPage = devices.AlignedBytes(1 << 20)

@@ -27,9 +27,11 @@ type rigConfig struct {
 	opts    Options
 	seed    uint64
 
-	sizes []int64                               // of the disks one by one, instead of size
-	wrapJ func(journal.Journal) journal.Journal // stands between the engine and the journal
-	wrapD func(disk int, d devices.Disk) devices.Disk
+	domains    []string // failure domains of the disks
+	rotational bool
+	sizes      []int64                               // of the disks one by one, instead of size
+	wrapJ      func(journal.Journal) journal.Journal // stands between the engine and the journal
+	wrapD      func(disk int, d devices.Disk) devices.Disk
 }
 
 // diskSize is the size of disk i.
@@ -38,6 +40,13 @@ func (c *rigConfig) diskSize(i int) int64 {
 		return c.sizes[i]
 	}
 	return c.size
+}
+
+func (c *rigConfig) domain(i int) string {
+	if len(c.domains) == 0 {
+		return ""
+	}
+	return c.domains[i]
 }
 
 func (c *rigConfig) setDefaults() {
@@ -86,7 +95,7 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 	var recs []journal.Device
 	for i := range cfg.disks {
 		recs = append(recs, journal.Device{ID: uint16(i + 1), UUID: [16]byte{byte(i + 1)}, Path: fmt.Sprintf("/sim/%d", i+1),
-			Size: cfg.diskSize(i), State: journal.Online})
+			Size: cfg.diskSize(i), Domain: cfg.domain(i), State: journal.Online})
 	}
 	require.NoError(t, Format(context.Background(), r.j, vol, recs))
 	r.open()
@@ -114,7 +123,7 @@ func (r *rig) tryOpen() error {
 			if r.cfg.wrapD != nil {
 				disk = r.cfg.wrapD(i, d)
 			}
-			m.Device = devices.NewDevice(disk, devices.Options{ID: devices.ID(rec.ID)})
+			m.Device = devices.NewDevice(disk, devices.Options{ID: devices.ID(rec.ID), Rotational: r.cfg.rotational, Learned: LearnedSpeeds(&rec)})
 			r.devs = append(r.devs, m.Device)
 		}
 		o.Members = append(o.Members, m)

@@ -114,15 +114,13 @@ func (v *Volume) goBackground(fn func()) {
 }
 
 func (v *Volume) journalFailed(m *member, reason string) {
-	rec := m.Record
-	rec.State, rec.Reason, rec.Since = journal.Failed, reason, time.Now().UTC()
-	if len(rec.Reason) > 200 {
-		rec.Reason = rec.Reason[:200]
-	}
-	b := &journal.Batch{}
-	key := journal.MakeKey(journal.SpaceDevice, uint64(rec.ID), 0)
-	b.Put(key, rec.Pack(key))
-	if err := v.j.Commit(v.ctx, b); err != nil && v.ctx.Err() == nil {
+	err := v.saveRecord(v.ctx, m, func(r *journal.Device) {
+		r.State, r.Reason, r.Since = journal.Failed, reason, time.Now().UTC()
+		if len(r.Reason) > 200 {
+			r.Reason = r.Reason[:200]
+		}
+	})
+	if err != nil && v.ctx.Err() == nil {
 		v.log.Error("journal", "op", "device state", "err", err)
 	}
 }
@@ -385,10 +383,14 @@ type anchorState struct {
 const anchorInterval = 10 * time.Second
 
 // anchorLoop writes the journal's position into the labels, so that a journal that was rolled
-// back or replaced is noticed at the next open.
+// back or replaced is noticed at the next open: at once, so that one from before this open is,
+// however soon a crash comes, and then now and again.
 func (v *Volume) anchorLoop() {
 	t := time.NewTicker(anchorInterval)
 	defer t.Stop()
+	if err := v.writeAnchors(); err != nil {
+		v.log.Warn("labels", "err", err)
+	}
 	for {
 		select {
 		case <-v.ctx.Done():

@@ -70,6 +70,7 @@ type member struct {
 	synced atomic.Uint64 // of these, how many are on stable media
 	out    atomic.Bool   // missing or given up: not written, read only as the last resort
 	reason string        // why out; guarded by Volume.mu
+	record deviceRecord
 	errors atomic.Int64
 
 	hungMu sync.Mutex
@@ -104,7 +105,8 @@ type Volume struct {
 
 	window, windowUntil atomic.Int64 // see readWindow
 
-	infoLock ioLock // over commits of the volume's record: they reach the journal in order
+	infoLock   ioLock // over commits of the volume's record: they reach the journal in order
+	recordLock ioLock // the same for the records of devices
 
 	mu       sync.Mutex
 	objects  map[uint64]*object
@@ -164,7 +166,7 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opts: o, log: o.Logger, j: o.Journal, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(),
+	v := &Volume{opts: o, log: o.Logger, j: o.Journal, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(), recordLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
 	if err := v.checkGeometry(); err != nil {
 		return nil, err
@@ -189,6 +191,10 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 				mem.out.Store(true)
 				mem.reason = m.Record.Reason
 			}
+		}
+		if err := v.loadRecord(mem); err != nil {
+			v.cancel()
+			return nil, fmt.Errorf("device %v: %w", mem.id, err)
 		}
 		v.members = append(v.members, mem)
 		v.byID[mem.id] = mem
@@ -233,6 +239,7 @@ func (v *Volume) start() {
 	v.flushes.init(v)
 	v.heals.init(v)
 	v.wg.Go(v.anchorLoop)
+	v.wg.Go(v.learnLoop)
 	v.wg.Go(v.cleanUp)
 }
 
@@ -252,6 +259,7 @@ func (v *Volume) Close(ctx context.Context) error {
 	v.dirty.close()
 	v.wg.Wait()
 	v.bal.Close()
+	v.learn(ctx)
 	return errors.Join(err, v.writeAnchors())
 }
 

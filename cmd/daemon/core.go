@@ -161,11 +161,8 @@ func (c *core) byUUID(uuid [16]byte) (int, bool) {
 func (c *core) device(o *volumes.Opened, r *journal.Device) *devices.Device {
 	rotates := o.File.Rotational()
 	c.rotates = c.rotates || rotates
-	options := devices.Options{ID: devices.ID(r.ID), Rotational: rotates}
-	learned := devices.Speeds{SecondsPerOp: r.SecondsPerOp, SecondsPerByte: r.SecondsPerByte}
-	if learned != (devices.Speeds{}) {
-		options.Learned = &learned
-	}
+	options := devices.Options{ID: devices.ID(r.ID), Rotational: rotates, Learned: striping.LearnedSpeeds(r)}
+	options.ScratchOff, options.ScratchSize = o.Label.Scratch()
 	d := devices.NewDevice(o.File, options)
 	d.StartProbes()
 	return d
@@ -222,37 +219,8 @@ func (c *core) close(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("closing volume %s: %w", c.config.Name, err)
 	}
-	c.learn(ctx)
 	c.volume = nil
 	return errors.Join(err, c.release())
-}
-
-// learn journals how fast the devices are, so that the next start need not find out anew.
-func (c *core) learn(ctx context.Context) {
-	b := &journal.Batch{}
-	for i, d := range c.devices {
-		if d == nil {
-			continue
-		}
-		key := journal.MakeKey(journal.SpaceDevice, uint64(c.opened[i].Config.ID), 0)
-		value, err := c.journal.Get(key)
-		if err != nil {
-			continue
-		}
-		r, err := journal.ParseDevice(key, value)
-		if err != nil {
-			continue
-		}
-		speeds := d.Speeds()
-		r.SecondsPerOp, r.SecondsPerByte, r.Path = speeds.SecondsPerOp, speeds.SecondsPerByte, c.opened[i].Config.Path
-		b.Put(key, r.Pack(key))
-	}
-	if len(b.Ops) == 0 {
-		return
-	}
-	if err := c.journal.Commit(ctx, b); err != nil {
-		c.log.Warn("journaling the speed of devices", "error", err)
-	}
 }
 
 // release closes what is open, from the top down.

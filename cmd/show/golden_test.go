@@ -98,8 +98,15 @@ func critical() *control.Status {
 	return s
 }
 
+// grouped has two disks in one enclosure.
+func grouped() *control.Status {
+	s := degraded()
+	s.Devices[0].Domain, s.Devices[1].Domain = "shelf-1", "shelf-1"
+	return s
+}
+
 func TestStatus(t *testing.T) {
-	for name, s := range map[string]*control.Status{"status-ok": healthy(), "status-degraded": degraded(), "status-critical": critical()} {
+	for name, s := range map[string]*control.Status{"status-ok": healthy(), "status-degraded": degraded(), "status-critical": critical(), "status-domains": grouped()} {
 		both(t, name, s, func(w *bytes.Buffer) { Status(w, s) })
 	}
 }
@@ -122,6 +129,8 @@ func TestCheckCodes(t *testing.T) {
 func TestUsage(t *testing.T) {
 	u := UsageOf(healthy())
 	both(t, "usage", u, func(w *bytes.Buffer) { u.Write(w) })
+	u = UsageOf(grouped())
+	both(t, "usage-domains", u, func(w *bytes.Buffer) { u.Write(w) })
 }
 
 func TestExports(t *testing.T) {
@@ -221,4 +230,6 @@ func TestCreated(t *testing.T) {
 	c := &volumes.Config{Schema: volumes.SchemaConfig, Name: "vault", UUID: volumes.UUID{1}, ChunkSize: 1 << 20, Copies: 2, Created: day,
 		Devices: []volumes.ConfigDevice{{ID: 1, UUID: volumes.UUID{2}, Path: "/dev/disk/by-id/ata-A", Size: 2e12}, {ID: 2, UUID: volumes.UUID{3}, Path: "/srv/b.img", Size: 1e12}}}
 	both(t, "created", c, func(w *bytes.Buffer) { Created(w, c) })
+	c.Devices[1].Domain = "shelf-1"
+	both(t, "created-domains", c, func(w *bytes.Buffer) { Created(w, c) })
 }

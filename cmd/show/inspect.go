@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"ballast/cmd/size"
 	"ballast/cmd/volumes"
@@ -148,10 +149,11 @@ func (l *Label) write(w io.Writer) {
 func Created(w io.Writer, c *volumes.Config) {
 	raw := int64(0)
 	t := &table{}
-	t.add("DEVICE", ">SIZE", "PATH")
+	grouped := slices.ContainsFunc(c.Devices, func(d volumes.ConfigDevice) bool { return d.Domain != "" })
+	t.add(withDomain(grouped, "DEVICE", "DOMAIN", ">SIZE", "PATH")...)
 	for _, d := range c.Devices {
 		raw += d.Size
-		t.add(devices.ID(d.ID).String(), size.Format(d.Size), Clean(d.Path))
+		t.add(withDomain(grouped, devices.ID(d.ID).String(), Clean(d.Domain), size.Format(d.Size), Clean(d.Path))...)
 	}
 	fmt.Fprintf(w, "volume %s created: %s raw on %s, copies=%d, chunks of %s\n", c.Name, size.Format(raw), count(int64(len(c.Devices)), "device", "devices"), c.Copies, size.Format(c.ChunkSize))
 	t.write(w, "  ")

@@ -3,6 +3,7 @@ package show
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"ballast/cmd/control"
@@ -90,8 +91,10 @@ func dataLine(s *control.Status) string {
 // Devices writes a table of devices.
 func Devices(w io.Writer, devices []striping.DeviceStatus) {
 	t := &table{}
-	t.add("DEVICE", "STATE", ">SIZE", ">USED", ">READ", ">WRITE", ">QUEUE", ">LIMIT", ">P99", ">ERR", "PATH")
+	grouped := slices.ContainsFunc(devices, func(d striping.DeviceStatus) bool { return d.Domain != "" })
+	t.add(withDomain(grouped, "DEVICE", "DOMAIN", "STATE", ">SIZE", ">USED", ">READ", ">WRITE", ">QUEUE", ">LIMIT", ">P99", ">ERR", "PATH")...)
 	for _, d := range devices {
+		domain := Clean(d.Domain)
 		path := Clean(d.Path)
 		if d.Reason != "" {
 			path += "  " + Clean(d.Reason)
@@ -100,13 +103,25 @@ func Devices(w io.Writer, devices []striping.DeviceStatus) {
 			path += "  (buffered: the file system refuses O_DIRECT)"
 		}
 		if d.State == "missing" || d.State == "failed" {
-			t.add(d.Name, d.State, size.Format(d.SizeBytes), percent(d.UsedBytes, d.SizeBytes), "-", "-", "-", "-", "-", fmt.Sprint(d.Errors), path)
+			t.add(withDomain(grouped, d.Name, domain, d.State, size.Format(d.SizeBytes), percent(d.UsedBytes, d.SizeBytes), "-", "-", "-", "-", "-", fmt.Sprint(d.Errors), path)...)
 			continue
 		}
-		t.add(d.Name, d.State, size.Format(d.SizeBytes), percent(d.UsedBytes, d.SizeBytes), rate(d.ReadRate), rate(d.WriteRate),
-			fmt.Sprintf("%d+%d", d.InFlight, d.Waiting), fmt.Sprint(d.QueueLimit), seconds(d.P99Seconds), fmt.Sprint(d.Errors), path)
+		t.add(withDomain(grouped, d.Name, domain, d.State, size.Format(d.SizeBytes), percent(d.UsedBytes, d.SizeBytes), rate(d.ReadRate), rate(d.WriteRate),
+			fmt.Sprintf("%d+%d", d.InFlight, d.Waiting), fmt.Sprint(d.QueueLimit), seconds(d.P99Seconds), fmt.Sprint(d.Errors), path)...)
 	}
 	t.write(w, "  ")
+}
+
+// withDomain returns a row of a table without its second column, the failure domain, unless devices
+// are grouped in such. A device that stands alone is its own.
+func withDomain(grouped bool, row ...string) []string {
+	if !grouped {
+		return slices.Delete(row, 1, 2)
+	}
+	if row[1] == "" {
+		row[1] = "-"
+	}
+	return row
 }
 
 func exportTable(w io.Writer, exports []striping.ExportInfo) {
@@ -166,6 +181,7 @@ type UsageOfDevice struct {
 	SizeBytes int64  `json:"size_bytes"`
 	UsedBytes int64  `json:"used_bytes"`
 	FreeBytes int64  `json:"free_bytes"`
+	Domain    string `json:"domain,omitempty"` // failure domain; none: the device itself
 }
 
 // UsageOf takes the usage out of a status.
@@ -177,7 +193,7 @@ func UsageOf(s *control.Status) *Usage {
 		u.Exports = append(u.Exports, UsageOfExport{e.Name, e.SizeBytes, e.UsedBytes})
 	}
 	for _, d := range s.Devices {
-		u.Devices = append(u.Devices, UsageOfDevice{d.Name, d.SizeBytes, d.UsedBytes, d.SizeBytes - d.UsedBytes})
+		u.Devices = append(u.Devices, UsageOfDevice{d.Name, d.SizeBytes, d.UsedBytes, d.SizeBytes - d.UsedBytes, d.Domain})
 	}
 	return u
 }
@@ -197,9 +213,10 @@ func (u *Usage) Write(w io.Writer) {
 	}
 	fmt.Fprintln(w)
 	t := &table{}
-	t.add("DEVICE", ">SIZE", ">USED", ">FREE", ">FULL")
+	grouped := slices.ContainsFunc(u.Devices, func(d UsageOfDevice) bool { return d.Domain != "" })
+	t.add(withDomain(grouped, "DEVICE", "DOMAIN", ">SIZE", ">USED", ">FREE", ">FULL")...)
 	for _, d := range u.Devices {
-		t.add(d.ID, size.Format(d.SizeBytes), size.Format(d.UsedBytes), size.Format(d.FreeBytes), percent(d.UsedBytes, d.SizeBytes))
+		t.add(withDomain(grouped, d.ID, Clean(d.Domain), size.Format(d.SizeBytes), size.Format(d.UsedBytes), size.Format(d.FreeBytes), percent(d.UsedBytes, d.SizeBytes))...)
 	}
 	t.write(w, "  ")
 }

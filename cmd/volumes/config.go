@@ -34,6 +34,8 @@ type ConfigDevice struct {
 	UUID UUID   `json:"uuid"`
 	Path string `json:"path"` // where it was last found
 	Size int64  `json:"size_bytes"`
+	// Domain is the failure domain as it was given to create; what counts stands in the journal.
+	Domain string `json:"domain,omitempty"`
 }
 
 // UUID is 16 bytes, written with dashes.

@@ -20,6 +20,7 @@ type CreateOptions struct {
 	Dirs    Dirs
 	Name    string
 	Devices []string // DEVICE arguments
+	Domains []string // NAME=DEVICE[,DEVICE...]
 	Copies  int
 	Chunk   int64 // bytes
 	Force   bool  // overwrite what the devices hold
@@ -44,13 +45,14 @@ func Create(ctx context.Context, o CreateOptions) (*Config, error) {
 
 // plan is a volume in the making.
 type plan struct {
-	o     CreateOptions
-	specs []Spec
-	found []*devices.Inspection // by spec; nil for files to be made
-	files []*devices.File       // by spec; nil until opened
-	made  []string              // files made
-	wrote []*devices.File       // labels written
-	dir   string                // temporary state directory
+	o       CreateOptions
+	specs   []Spec
+	domains []string              // by spec; "" is the device itself
+	found   []*devices.Inspection // by spec; nil for files to be made
+	files   []*devices.File       // by spec; nil until opened
+	made    []string              // files made
+	wrote   []*devices.File       // labels written
+	dir     string                // temporary state directory
 }
 
 func (p *plan) release() {
@@ -83,10 +85,24 @@ func (p *plan) check() error {
 	}
 	faults = append(faults, p.checkDevices()...)
 	faults = append(faults, twice(p.specs)...)
+	if len(p.specs) == len(p.o.Devices) {
+		faults = append(faults, p.group()...)
+	}
 	if len(faults) > 0 {
 		return faults
 	}
 	return p.open()
+}
+
+// group finds the failure domain of each device.
+func (p *plan) group() (faults control.Refusals) {
+	if p.domains, faults = parseDomains(p.o.Domains, p.specs); len(faults) > 0 {
+		return faults
+	}
+	if r := checkDomains(p.o.Copies, p.domains); r != nil {
+		return control.Refusals{r}
+	}
+	return nil
 }
 
 // checkState refuses a volume that exists, and a state directory that cannot be written.
@@ -143,9 +159,9 @@ func (p *plan) make(ctx context.Context) (*Config, error) {
 	}
 	records := []journal.Device{}
 	for i, f := range p.files {
-		d := ConfigDevice{ID: uint16(i + 1), UUID: UUID(devices.NewUUID()), Path: p.specs[i].Path, Size: f.Size()}
+		d := ConfigDevice{ID: uint16(i + 1), UUID: UUID(devices.NewUUID()), Path: p.specs[i].Path, Size: f.Size(), Domain: p.domains[i]}
 		config.Devices = append(config.Devices, d)
-		records = append(records, journal.Device{ID: d.ID, UUID: d.UUID, Path: d.Path, Size: d.Size, State: journal.Online, Since: config.Created, Epoch: 1})
+		records = append(records, journal.Device{ID: d.ID, UUID: d.UUID, Path: d.Path, Size: d.Size, Domain: d.Domain, State: journal.Online, Since: config.Created, Epoch: 1})
 	}
 	anchor, err := p.makeJournal(ctx, config, records)
 	if err != nil {
@@ -277,10 +293,12 @@ func JournalRefusal(volume string, err error) error {
 	case errors.Is(err, journal.ErrRolledBack):
 		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).
 			WithTry("put the newest journal back; a copy of an older one would lose what was acknowledged since")
-	case errors.Is(err, journal.ErrForeign), errors.Is(err, journal.ErrVersion), errors.Is(err, journal.ErrCorrupt):
-		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err)
+	case errors.Is(err, journal.ErrVersion):
+		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).WithTry("the version of ballast that wrote it, or a newer one")
 	case errors.Is(err, os.ErrPermission):
 		return control.Refuse("E_NOT_PERMITTED", "%v", err).WithTry("the same as root")
 	}
-	return control.Refuse("E_JOURNAL", "%v", fmt.Errorf("the journal of volume %s: %w", volume, err))
+	// Without its journal nobody knows what is where on the disks; they still hold it.
+	return control.Refuse("E_JOURNAL", "%v", fmt.Errorf("the journal of volume %s: %w", volume, err)).
+		WithTry("put this volume's newest journal back; do not create the volume anew, which would end what its disks hold")
 }

@@ -13,6 +13,7 @@ import (
 	"ballast/cmd/control"
 	"ballast/devices"
 	"ballast/journal"
+	"ballast/striping"
 
 	"github.com/stretchr/testify/require"
 )
@@ -107,52 +108,104 @@ func TestCreateMakesAVolume(t *testing.T) {
 	require.Len(t, entries, 1)
 }
 
+// grouped makes options for a volume of the files a, b and c, which the domains name.
+func grouped(copies int, domains ...string) func(p *place) CreateOptions {
+	return func(p *place) CreateOptions {
+		o := p.options("v", p.file("a", 9*mib), p.file("b", 9*mib), p.path("c")+":9MiB")
+		o.Copies = copies
+		for _, d := range domains {
+			name, list, ok := strings.Cut(d, "=")
+			devs := strings.Split(list, ",")
+			for i := range devs {
+				if devs[i] != "" {
+					devs[i] = p.path(devs[i])
+				}
+			}
+			if ok {
+				name += "="
+			}
+			o.Domains = append(o.Domains, name+strings.Join(devs, ","))
+		}
+		return o
+	}
+}
+
+func TestCreateGroupsDevices(t *testing.T) {
+	p := newPlace(t)
+	link := p.path("link")
+	require.NoError(t, os.Symlink(p.dir, link))
+	o := p.options("v", p.file("a", 9*mib), p.file("b,c", 9*mib), p.path("d")+":9MiB", p.file("e", 9*mib))
+	o.Copies = 3
+	// By path, by another way to it, by a name with a comma, and as it was typed with its size.
+	o.Domains = []string{"left=" + p.path("a"), "left=" + filepath.Join(link, "b,c"), "right=" + p.path("d") + ":9MiB"}
+	c, err := p.create(o)
+	require.NoError(t, err)
+	j, err := journal.Open(p.dirs.Journal("v"), journal.Options{UUID: c.UUID})
+	require.NoError(t, err)
+	defer j.Close()
+	_, records, err := striping.LoadConfig(j)
+	require.NoError(t, err)
+	for i, want := range []string{"left", "left", "right", ""} {
+		require.Equal(t, want, records[i].Domain)
+		require.Equal(t, want, c.Devices[i].Domain)
+	}
+}
+
 func TestCreateRefusesAndTouchesNothing(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare func(p *place) CreateOptions
 		codes   []string
 	}{
-		"nothing there":       {func(p *place) CreateOptions { return p.options("v", p.path("none")) }, []string{"E_DEVICE_NOT_FOUND"}},
-		"empty path":          {func(p *place) CreateOptions { return p.options("v", "") }, []string{"E_DEVICE_NOT_FOUND"}},
-		"nul in the path":     {func(p *place) CreateOptions { return p.options("v", "a\x00b") }, []string{"E_DEVICE_NOT_FOUND"}},
-		"a directory":         {func(p *place) CreateOptions { return p.options("v", p.dir) }, []string{"E_DEVICE_KIND"}},
-		"/dev/null":           {func(p *place) CreateOptions { return p.options("v", "/dev/null") }, []string{"E_DEVICE_KIND"}},
-		"a pipe":              {fifo, []string{"E_DEVICE_KIND"}},
-		"too small":           {func(p *place) CreateOptions { return p.options("v", p.file("a", mib)) }, []string{"E_DEVICE_SMALL"}},
-		"made too small":      {func(p *place) CreateOptions { return p.options("v", p.path("a")+":100K") }, []string{"E_DEVICE_SMALL"}},
-		"size 1e30":           {func(p *place) CreateOptions { return p.options("v", p.path("a")+":1e30") }, []string{"E_SIZE"}},
-		"size NaN":            {func(p *place) CreateOptions { return p.options("v", p.path("a")+":NaN") }, []string{"E_SIZE"}},
-		"negative size":       {func(p *place) CreateOptions { return p.options("v", p.path("a")+":-1GiB") }, []string{"E_SIZE"}},
-		"blank after size":    {func(p *place) CreateOptions { return p.options("v", p.path("a")+":10GiB ") }, []string{"E_SIZE"}},
-		"arabic digits":       {func(p *place) CreateOptions { return p.options("v", p.path("a")+":١٠GiB") }, []string{"E_SIZE"}},
-		"size without path":   {func(p *place) CreateOptions { return p.options("v", ":10GiB") }, []string{"E_DEVICE_NOT_FOUND"}},
-		"file to make exists": {func(p *place) CreateOptions { p.file("a", 0); return p.options("v", p.path("a")+":10MiB") }, []string{"E_DEVICE_FILE"}},
-		"no such directory":   {func(p *place) CreateOptions { return p.options("v", p.path("no/a")+":10MiB") }, []string{"E_DEVICE_FILE"}},
-		"same path twice":     {func(p *place) CreateOptions { a := p.file("a", 9*mib); return p.options("v", a, a) }, []string{"E_DEVICE_TWICE"}},
-		"symbolic link":       {symlinked, []string{"E_DEVICE_TWICE"}},
-		"hard link":           {hardlinked, []string{"E_DEVICE_TWICE"}},
-		"dots in the path":    {func(p *place) CreateOptions { return p.options("v", p.file("a", 9*mib), p.dir+"/./x/../a") }, []string{"E_DEVICE_TWICE"}},
-		"one file made twice": {func(p *place) CreateOptions { return p.options("v", p.path("a")+":9MiB", p.dir+"/./a:10MiB") }, []string{"E_DEVICE_TWICE"}},
-		"locked by another":   {locked, []string{"E_DEVICE_BUSY"}},
-		"partition table":     {func(p *place) CreateOptions { return p.options("v", p.marked("a", 512, "EFI PART")) }, []string{"E_DEVICE_SIGNATURE"}},
-		"file system":         {func(p *place) CreateOptions { return p.options("v", p.marked("a", 0x10040, "_BHRfS_M")) }, []string{"E_DEVICE_SIGNATURE"}},
-		"unknown content":     {func(p *place) CreateOptions { return p.options("v", p.marked("a", 5000, "my thesis")) }, []string{"E_DEVICE_SIGNATURE"}},
-		"of another volume":   {member, []string{"E_DEVICE_MEMBER"}},
-		"name taken":          {taken, []string{"E_VOLUME_EXISTS"}},
-		"name ..":             {func(p *place) CreateOptions { return p.options("..", p.file("a", 9*mib)) }, []string{"E_NAME"}},
-		"name with slash":     {func(p *place) CreateOptions { return p.options("a/b", p.file("a", 9*mib)) }, []string{"E_NAME"}},
-		"name like an option": {func(p *place) CreateOptions { return p.options("-v", p.file("a", 9*mib)) }, []string{"E_NAME"}},
-		"name too long":       {func(p *place) CreateOptions { return p.options(strings.Repeat("v", 65), p.file("a", 9*mib)) }, []string{"E_NAME"}},
-		"name with newline":   {func(p *place) CreateOptions { return p.options("v\n", p.file("a", 9*mib)) }, []string{"E_NAME"}},
-		"2 copies, 1 device":  {func(p *place) CreateOptions { o := p.options("v", p.file("a", 9*mib)); o.Copies = 2; return o }, []string{"E_COPIES"}},
-		"0 copies":            {func(p *place) CreateOptions { o := p.options("v", p.file("a", 9*mib)); o.Copies = 0; return o }, []string{"E_COPIES"}},
-		"4 copies":            {func(p *place) CreateOptions { o := p.options("v", p.file("a", 9*mib)); o.Copies = 4; return o }, []string{"E_COPIES"}},
-		"chunk 0":             {func(p *place) CreateOptions { return p.chunk(0) }, []string{"E_CHUNK"}},
-		"chunk 1":             {func(p *place) CreateOptions { return p.chunk(1) }, []string{"E_CHUNK"}},
-		"chunk 3 MiB":         {func(p *place) CreateOptions { return p.chunk(3 * mib) }, []string{"E_CHUNK"}},
-		"chunk 2^62":          {func(p *place) CreateOptions { return p.chunk(1 << 62) }, []string{"E_CHUNK"}},
-		"65 devices":          {many, []string{"E_USAGE"}},
-		"all faults at once":  {allFaults, []string{"E_NAME", "E_COPIES", "E_SIZE", "E_DEVICE_NOT_FOUND", "E_DEVICE_KIND", "E_DEVICE_SMALL", "E_DEVICE_TWICE"}},
+		"nothing there":         {func(p *place) CreateOptions { return p.options("v", p.path("none")) }, []string{"E_DEVICE_NOT_FOUND"}},
+		"empty path":            {func(p *place) CreateOptions { return p.options("v", "") }, []string{"E_DEVICE_NOT_FOUND"}},
+		"nul in the path":       {func(p *place) CreateOptions { return p.options("v", "a\x00b") }, []string{"E_DEVICE_NOT_FOUND"}},
+		"a directory":           {func(p *place) CreateOptions { return p.options("v", p.dir) }, []string{"E_DEVICE_KIND"}},
+		"/dev/null":             {func(p *place) CreateOptions { return p.options("v", "/dev/null") }, []string{"E_DEVICE_KIND"}},
+		"a pipe":                {fifo, []string{"E_DEVICE_KIND"}},
+		"too small":             {func(p *place) CreateOptions { return p.options("v", p.file("a", mib)) }, []string{"E_DEVICE_SMALL"}},
+		"made too small":        {func(p *place) CreateOptions { return p.options("v", p.path("a")+":100K") }, []string{"E_DEVICE_SMALL"}},
+		"size 1e30":             {func(p *place) CreateOptions { return p.options("v", p.path("a")+":1e30") }, []string{"E_SIZE"}},
+		"size NaN":              {func(p *place) CreateOptions { return p.options("v", p.path("a")+":NaN") }, []string{"E_SIZE"}},
+		"negative size":         {func(p *place) CreateOptions { return p.options("v", p.path("a")+":-1GiB") }, []string{"E_SIZE"}},
+		"blank after size":      {func(p *place) CreateOptions { return p.options("v", p.path("a")+":10GiB ") }, []string{"E_SIZE"}},
+		"arabic digits":         {func(p *place) CreateOptions { return p.options("v", p.path("a")+":١٠GiB") }, []string{"E_SIZE"}},
+		"size without path":     {func(p *place) CreateOptions { return p.options("v", ":10GiB") }, []string{"E_DEVICE_NOT_FOUND"}},
+		"file to make exists":   {func(p *place) CreateOptions { p.file("a", 0); return p.options("v", p.path("a")+":10MiB") }, []string{"E_DEVICE_FILE"}},
+		"no such directory":     {func(p *place) CreateOptions { return p.options("v", p.path("no/a")+":10MiB") }, []string{"E_DEVICE_FILE"}},
+		"same path twice":       {func(p *place) CreateOptions { a := p.file("a", 9*mib); return p.options("v", a, a) }, []string{"E_DEVICE_TWICE"}},
+		"symbolic link":         {symlinked, []string{"E_DEVICE_TWICE"}},
+		"hard link":             {hardlinked, []string{"E_DEVICE_TWICE"}},
+		"dots in the path":      {func(p *place) CreateOptions { return p.options("v", p.file("a", 9*mib), p.dir+"/./x/../a") }, []string{"E_DEVICE_TWICE"}},
+		"one file made twice":   {func(p *place) CreateOptions { return p.options("v", p.path("a")+":9MiB", p.dir+"/./a:10MiB") }, []string{"E_DEVICE_TWICE"}},
+		"locked by another":     {locked, []string{"E_DEVICE_BUSY"}},
+		"partition table":       {func(p *place) CreateOptions { return p.options("v", p.marked("a", 512, "EFI PART")) }, []string{"E_DEVICE_SIGNATURE"}},
+		"file system":           {func(p *place) CreateOptions { return p.options("v", p.marked("a", 0x10040, "_BHRfS_M")) }, []string{"E_DEVICE_SIGNATURE"}},
+		"unknown content":       {func(p *place) CreateOptions { return p.options("v", p.marked("a", 5000, "my thesis")) }, []string{"E_DEVICE_SIGNATURE"}},
+		"of another volume":     {member, []string{"E_DEVICE_MEMBER"}},
+		"name taken":            {taken, []string{"E_VOLUME_EXISTS"}},
+		"name ..":               {func(p *place) CreateOptions { return p.options("..", p.file("a", 9*mib)) }, []string{"E_NAME"}},
+		"name with slash":       {func(p *place) CreateOptions { return p.options("a/b", p.file("a", 9*mib)) }, []string{"E_NAME"}},
+		"name like an option":   {func(p *place) CreateOptions { return p.options("-v", p.file("a", 9*mib)) }, []string{"E_NAME"}},
+		"name too long":         {func(p *place) CreateOptions { return p.options(strings.Repeat("v", 65), p.file("a", 9*mib)) }, []string{"E_NAME"}},
+		"name with newline":     {func(p *place) CreateOptions { return p.options("v\n", p.file("a", 9*mib)) }, []string{"E_NAME"}},
+		"2 copies, 1 device":    {func(p *place) CreateOptions { o := p.options("v", p.file("a", 9*mib)); o.Copies = 2; return o }, []string{"E_COPIES"}},
+		"0 copies":              {func(p *place) CreateOptions { o := p.options("v", p.file("a", 9*mib)); o.Copies = 0; return o }, []string{"E_COPIES"}},
+		"4 copies":              {func(p *place) CreateOptions { o := p.options("v", p.file("a", 9*mib)); o.Copies = 4; return o }, []string{"E_COPIES"}},
+		"chunk 0":               {func(p *place) CreateOptions { return p.chunk(0) }, []string{"E_CHUNK"}},
+		"chunk 1":               {func(p *place) CreateOptions { return p.chunk(1) }, []string{"E_CHUNK"}},
+		"chunk 3 MiB":           {func(p *place) CreateOptions { return p.chunk(3 * mib) }, []string{"E_CHUNK"}},
+		"chunk 2^62":            {func(p *place) CreateOptions { return p.chunk(1 << 62) }, []string{"E_CHUNK"}},
+		"65 devices":            {many, []string{"E_USAGE"}},
+		"domain without name":   {grouped(1, "=a"), []string{"E_DOMAIN"}},
+		"domain of nothing":     {grouped(1, "x"), []string{"E_DOMAIN"}},
+		"domain of nobody":      {grouped(1, "x=a,"), []string{"E_DOMAIN"}},
+		"domain of a stranger":  {grouped(1, "x=a,z"), []string{"E_DOMAIN"}},
+		"domain like a device":  {grouped(1, "d2=a"), []string{"E_DOMAIN"}},
+		"two domains":           {grouped(1, "x=a", "y=b,a"), []string{"E_DOMAIN"}},
+		"3 copies, 2 domains":   {grouped(3, "x=a,b"), []string{"E_COPIES"}},
+		"2 copies, 1 domain":    {grouped(2, "x=a", "x=b,c"), []string{"E_COPIES"}},
+		"domains and no device": {func(p *place) CreateOptions { o := grouped(2, "x=a")(p); o.Devices = o.Devices[:1]; return o }, []string{"E_COPIES"}},
+		"all faults at once":    {allFaults, []string{"E_NAME", "E_COPIES", "E_SIZE", "E_DEVICE_NOT_FOUND", "E_DEVICE_KIND", "E_DEVICE_SMALL", "E_DEVICE_TWICE"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlace(t)

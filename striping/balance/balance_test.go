@@ -553,7 +553,7 @@ func TestReadSync(t *testing.T) {
 		_, _, err = r.b.ReadSync(&Read{Copies: []Copy{{1, mib}, {3, mib}}, Size: 4096, Bufs: [][]byte{r.buf[:4096]}})
 		require.ErrorIs(t, err, syscall.EIO)
 		_, _, err = r.b.ReadSync(&Read{Copies: []Copy{{3, mib}}, Size: 4096, Bufs: [][]byte{r.buf[:4096]}})
-		require.ErrorIs(t, err, devices.ErrFailed)
+		require.ErrorIs(t, err, ErrNoDevice)
 	})
 }
 

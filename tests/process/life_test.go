@@ -342,3 +342,39 @@ func TestInspect(t *testing.T) {
 	refused(t, env.Command("inspect", "/dev/null"), 1, "E_DEVICE_KIND")
 	refused(t, env.Command("inspect", filepath.Join(t.TempDir(), "none")), 1, "E_DEVICE_NOT_FOUND")
 }
+
+// TestADomainMayFailAsAWhole: of a mirror over two enclosures of two disks each, either enclosure
+// holds everything.
+func TestADomainMayFailAsAWhole(t *testing.T) {
+	harness.Need(t, "nbdcopy")
+	env := harness.New(t)
+	dir := t.TempDir()
+	var disks, args []string
+	for i, size := range []string{"200MiB", "300MiB", "500MiB", "400MiB"} {
+		disks = append(disks, filepath.Join(dir, fmt.Sprintf("disk%d", i)))
+		args = append(args, disks[i]+":"+size)
+	}
+	args = append(args, "--copies", "2", "--domain", "left="+disks[0]+","+disks[1])
+	require.Equal(t, 2, env.Command(append(append([]string{"create", "v"}, args...), "--domain", "left="+disks[2]+","+disks[3])...).Code)
+	env.Must(append(append([]string{"create", "v"}, args...), "--domain", "right="+disks[2]+","+disks[3])...)
+	env.Must("export", "create", "v/e", "128MiB")
+	data := random(t, 64<<20, 4)
+	d := env.Serve("v")
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+	require.Regexp(t, `d1 +left +online`, env.Must("device", "ls", "v"))
+	require.Regexp(t, `d4 +right `, env.Must("usage", "v"))
+	require.Zero(t, d.Stop())
+	for _, gone := range [][]string{disks[:2], disks[2:]} {
+		for _, path := range gone {
+			require.NoError(t, os.Rename(path, path+".away"))
+		}
+		d = d.Again()
+		out := filepath.Join(t.TempDir(), "out")
+		harness.Tool(t, "nbdcopy", d.URI("e"), out)
+		requireSame(t, data, out)
+		require.Zero(t, d.Stop())
+		for _, path := range gone {
+			require.NoError(t, os.Rename(path+".away", path))
+		}
+	}
+}

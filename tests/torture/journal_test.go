@@ -1,0 +1,181 @@
+package torture
+
+import (
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ballast/tests/harness"
+
+	"github.com/stretchr/testify/require"
+)
+
+// refuses requires that the daemon does not start, says why and what to do, and leaves the disks
+// alone.
+func (r *rig) refuses(why string) {
+	r.t.Helper()
+	var before [][]byte
+	for _, d := range r.disks {
+		data, err := os.ReadFile(d)
+		require.NoError(r.t, err)
+		before = append(before, data)
+	}
+	_, err := r.env.TryServe("v")
+	require.ErrorContains(r.t, err, "ended with 1 ", why)
+	require.ErrorContains(r.t, err, "code: E_JOURNAL", why)
+	require.ErrorContains(r.t, err, "try: ", why)
+	require.NotContains(r.t, err.Error(), "goroutine ", why)
+	for i, d := range r.disks {
+		data, err := os.ReadFile(d)
+		require.NoError(r.t, err)
+		require.True(r.t, string(before[i]) == string(data), "%s: disk %d was written to", why, i+1)
+	}
+}
+
+// files are those of the journal whose names end so, and that hold something.
+func (r *rig) files(suffix string) (list []string) {
+	r.t.Helper()
+	require.NoError(r.t, filepath.WalkDir(r.journal(), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, suffix) {
+			list = append(list, path)
+		}
+		return err
+	}))
+	return list
+}
+
+// TestDamagedJournal: a journal that is gone, empty, older than the disks know, cut or changed is
+// refused, with the reason and a way out, and never taken for that of an empty or older volume;
+// and with the right one back everything is there.
+func TestDamagedJournal(t *testing.T) {
+	rng := newRand(t)
+	r := newRig(t, shape{copies: 2})
+	r.fill(rng, 300)
+	restoreOld := keep(t, r.journal())
+	r.fill(rng, 300)
+	restore := keep(t, r.journal())
+
+	require.NoError(t, os.RemoveAll(r.journal()))
+	r.refuses("deleted")
+	restore()
+	require.NoError(t, os.RemoveAll(filepath.Join(r.journal(), "badger")))
+	r.refuses("emptied")
+	restore()
+	require.NoError(t, os.RemoveAll(r.journal()))
+	require.NoError(t, os.MkdirAll(filepath.Join(r.journal(), "badger"), 0o700))
+	r.refuses("an empty directory")
+	restoreOld()
+	r.refuses("rolled back")
+	restore()
+	require.NoError(t, os.Remove(filepath.Join(r.journal(), "badger", "MANIFEST")))
+	r.refuses("without a MANIFEST")
+
+	other := harness.Sparse(t, 64<<20)
+	r.env.Must("create", "w", other)
+	require.NoError(t, os.RemoveAll(r.journal()))
+	harness.Tool(t, "cp", "-a", filepath.Join(r.env.State, "w", "journal"), r.journal())
+	r.refuses("of another volume")
+
+	restore()
+	r.start()
+	require.True(t, r.verify())
+	r.stop()
+	restore() // the daemon has gone on since: its labels know
+	r.refuses("from before the last start")
+}
+
+// TestCutAndChangedJournal cuts and changes the files of a journal after a clean stop. Whatever it
+// is, it is refused, or it did no harm at all.
+func TestCutAndChangedJournal(t *testing.T) {
+	rng := newRand(t)
+	r := newRig(t, shape{copies: 2})
+	r.fill(rng, 300)
+	n := 12
+	if long() {
+		n = 120
+	}
+	refused := 0
+	for range n {
+		restore := keep(t, append([]string{r.journal()}, r.disks...)...)
+		var list []string
+		for _, f := range append(r.files(".sst"), append(r.files(".mem"), append(r.files("MANIFEST"), append(r.files(".vlog"), r.files("store")...)...)...)...) {
+			if st, err := os.Stat(f); err == nil && st.Size() > 0 {
+				list = append(list, f)
+			}
+		}
+		file := list[rng.IntN(len(list))]
+		what := r.spoil(rng, file)
+		result, err := r.env.TryServe("v")
+		if err == nil {
+			// Bytes that mean nothing: all must be there.
+			r.d = result
+			require.True(t, r.verify(), what)
+			require.False(t, t.Failed(), what)
+			r.stop()
+		} else {
+			refused++
+			require.ErrorContains(t, err, "code: E_JOURNAL", what)
+			require.ErrorContains(t, err, "try: ", what)
+		}
+		restore()
+	}
+	require.Positive(t, refused)
+	r.start()
+	require.True(t, r.verify())
+	r.stop()
+}
+
+// used is how much of a file holds something: Badger makes its logs larger than what is in them.
+func used(t *testing.T, file string) int {
+	data, err := os.ReadFile(file)
+	require.NoError(t, err)
+	for len(data) > 0 && data[len(data)-1] == 0 {
+		data = data[:len(data)-1]
+	}
+	return len(data)
+}
+
+// spoil cuts a file or changes some of its bytes, and says what it did.
+func (r *rig) spoil(rng *rand.Rand, file string) string {
+	n := used(r.t, file)
+	if n == 0 || rng.IntN(3) == 0 {
+		require.NoError(r.t, os.Truncate(file, int64(rng.IntN(n+1))))
+		return file + " was cut"
+	}
+	off := rng.IntN(n)
+	edit(r.t, file, int64(off), min(1+rng.IntN(64), n-off), func(p []byte) {
+		for i := range p {
+			p[i] ^= byte(1 + rng.IntN(255))
+		}
+	})
+	return file + " was changed"
+}
+
+// TestJournalRolledBackAfterAKill: what was flushed before a kill is not forgotten because the
+// journal is from before the daemon that was killed.
+func TestJournalRolledBackAfterAKill(t *testing.T) {
+	rng := newRand(t)
+	r := newRig(t, shape{copies: 2})
+	r.start()
+	r.work(rng, 200)
+	r.kill()
+	restoreOld := keep(t, r.journal())
+	r.start()
+	r.work(rng, 200)
+	r.kill()
+	restore := keep(t, r.journal())
+	restoreOld()
+	r.refuses("rolled back")
+	restore()
+	for _, log := range r.files(".mem") { // what the last daemon wrote stands there
+		require.NoError(t, os.Truncate(log, 0))
+	}
+	r.refuses("without its log")
+	restore()
+	r.start()
+	require.True(t, r.verify())
+	r.stop()
+}
