@@ -349,8 +349,9 @@ func (a *attempt) overdue() {
 		return
 	}
 	i, other := b.pick(r, rd.tried, nil)
+	useless := i < 0 || !b.byID[r.Copies[i].Device].readable.Load()
 	rd.mu.Unlock()
-	if i < 0 || !b.byID[r.Copies[i].Device].readable.Load() {
+	if useless {
 		return
 	}
 	if !policy.HedgePays(now-a.began, a.exp, other) {
@@ -371,13 +372,14 @@ func (a *attempt) overdue() {
 		b.timers.set(&a.timer, now+retryHedge)
 		return
 	}
-	bufs := r.NewBufs()
+	// Once the read is done, r may be its owner's next one: it is not touched then. The new
+	// buffers keep it from being done with.
 	rd.mu.Lock()
-	late := rd.done || a.answered
-	rd.mu.Unlock()
-	if late {
-		r.returned(bufs)
+	if rd.done || a.answered {
+		rd.mu.Unlock()
 		return
 	}
+	bufs := r.NewBufs()
+	rd.mu.Unlock()
 	rd.try(&attempt{}, i, bufs, other)
 }

@@ -33,10 +33,22 @@ type load struct {
 	flushes atomic.Int64
 	ops     atomic.Int64
 
-	mu     sync.Mutex
-	faults []error
-	// allowed are answers that are no faults.
-	allowed []wire.Errno
+	mu      sync.Mutex
+	faults  []error
+	allowed []wire.Errno // answers that are no faults
+}
+
+// allow tells which answers are no faults from now on.
+func (l *load) allow(list ...wire.Errno) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.allowed = list
+}
+
+func (l *load) allows(e wire.Errno) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.allowed, e)
 }
 
 // startLoad starts so many workers. They end when stop is closed, or the connections are lost.
@@ -87,7 +99,7 @@ func (w *worker) run() {
 		case err == nil:
 		case errors.Is(err, nbdclient.ErrLost):
 			return
-		case !slices.Contains(w.allowed, nbdclient.ErrnoOf(err)):
+		case !w.allows(nbdclient.ErrnoOf(err)):
 			w.fault(err)
 			return
 		}

@@ -48,10 +48,15 @@ var diskSizes = []int64{100 << 20, 200 << 20, 300 << 20}
 
 func newRig(t *testing.T, s shape) *rig {
 	t.Helper()
+	return newRigIn(t, harness.New(t), s)
+}
+
+func newRigIn(t *testing.T, env *harness.Env, s shape) *rig {
+	t.Helper()
 	if s.size == 0 {
 		s.size = 64 << 20
 	}
-	r := &rig{t: t, env: harness.New(t), shape: s, m: newModel(s.size)}
+	r := &rig{t: t, env: env, shape: s, m: newModel(s.size)}
 	args := []string{"create", "v", "--copies", fmt.Sprint(s.copies)}
 	if s.chunk != "" {
 		args = append(args, "--chunk", s.chunk)
