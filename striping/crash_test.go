@@ -53,6 +53,7 @@ func crashScenario(t *testing.T, seed uint64, crashes int) {
 		defer func() {
 			if t.Failed() {
 				t.Logf("repeat with: go test ./striping -run 'TestCrash$' -seed %d", seed)
+				fmt.Printf("found after %d power cuts\n", powerCuts.Load())
 			}
 		}()
 		cfg := rigConfig{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +66,9 @@ func (c *rigConfig) setDefaults() {
 		c.copies = 1
 	}
 }
+
+// powerCuts counts those of the whole run.
+var powerCuts atomic.Int64
 
 // rig is a volume over simulated disks that can be crashed and opened again.
 type rig struct {
@@ -158,6 +162,7 @@ func (r *rig) end() error {
 // crash cuts the power: what comes back is left in the rig, not opened. The old engine is ended;
 // nothing it does from here on reaches what comes back.
 func (r *rig) crash(rng *rand.Rand, policy simdisk.Policy) {
+	powerCuts.Add(1)
 	var after []*simdisk.Disk
 	for _, d := range r.disks {
 		if d == nil {
