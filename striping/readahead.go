@@ -157,7 +157,8 @@ func (st *stream) joinEarly() {
 
 // readWindow is how much is worth reading ahead: while the slowest device reads one chunk, the
 // others must not run out of work, so (Little) the sum of the rates times the longest time of a
-// chunk, twice for unevenness. More would only push what is ready out of the processor's caches.
+// chunk, five times because chunks of one device come in clumps. More would only push what is ready
+// out of the processor's caches.
 // Spinning disks want all of it, for long runs between seeks.
 func (v *Volume) readWindow() int64 {
 	now := time.Now().UnixNano()
@@ -178,7 +179,7 @@ func (v *Volume) readWindow() int64 {
 	cs := int64(v.info.ChunkSize)
 	w := v.opts.ReadAhead
 	if !spins && slowest > 0 {
-		if need := 2 * float64(cs) * sum / slowest; need < float64(w) {
+		if need := 5 * float64(cs) * sum / slowest; need < float64(w) {
 			w = int64(need)
 		}
 	}
