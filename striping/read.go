@@ -244,7 +244,7 @@ func (v *Volume) fill(ctx context.Context, o *object, vw *view, segs []segment) 
 var errChanged = errors.New("chunk changed")
 
 func (s *segment) load(v *Volume, o *object, vw *view) {
-	s.buf, s.err = v.loadRun(o, vw, s.first, s.n)
+	s.buf, s.err = v.loadRun(o, vw, s.first, s.n, nil)
 	s.off = 0
 }
 
@@ -287,8 +287,24 @@ func dropSegments(segs []segment) {
 // attempt is one read of a run from devices: the buffers it uses, counted so that those still in
 // a hung operation stay alive.
 type attempt struct {
-	n    int
+	n int
+
+	mu   sync.Mutex // a second attempt may begin while the first one returns
 	bufs []*Buffer
+}
+
+// settle returns the buffer that was read into, nil after an error, and lets go of the others.
+func (a *attempt) settle(bufs [][]byte, err error) (buf *Buffer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.bufs {
+		if err == nil && &b.mem[0] == &bufs[0][0] {
+			buf = b
+		} else {
+			b.Release()
+		}
+	}
+	return buf
 }
 
 func (a *attempt) fresh() [][]byte {
@@ -310,57 +326,100 @@ func (a *attempt) find(bufs [][]byte) *Buffer {
 // readCopies reads n blocks at first from one of the copies in list (indexes of vw.places), and
 // returns which one answered.
 func (v *Volume) readCopies(vw *view, list []int, first, n int) (buf *Buffer, from int, err error) {
-	var space [maxCopies]balance.Copy
-	copies := space[:0]
-	for _, i := range list {
-		copies = append(copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
-	}
-	var mu sync.Mutex // fresh may be called while another attempt returns
 	a := &attempt{n: n}
-	r := &balance.Read{Copies: copies, Size: int64(n) * blockSize, Bufs: a.fresh(),
-		NewBufs: func() [][]byte {
-			mu.Lock()
-			defer mu.Unlock()
-			return a.fresh()
-		},
-		Returned: func(bufs [][]byte) {
-			mu.Lock()
-			b := a.find(bufs)
-			mu.Unlock()
-			b.Release()
-		},
-	}
+	r := v.newRead(vw, a, list, first)
 	i, bufs, err := v.bal.ReadSync(r)
-	mu.Lock()
-	defer mu.Unlock()
-	for _, b := range a.bufs {
-		if err == nil && &b.mem[0] == &bufs[0][0] {
-			buf = b
-		} else {
-			b.Release()
-		}
-	}
-	if err != nil {
+	if buf = a.settle(bufs, err); err != nil {
 		return nil, 0, err
 	}
 	return buf, list[i], nil
 }
 
-// loadRun returns n blocks from first on, checked against their sums. What one copy has wrong is
-// taken from another and the copy is healed.
-func (v *Volume) loadRun(o *object, vw *view, first, n int) (*Buffer, error) {
-	var space [maxCopies]int
-	list := space[:0]
+// newRead makes the balancer's request for a.n blocks at first.
+func (v *Volume) newRead(vw *view, a *attempt, list []int, first int) *balance.Read {
+	var space [maxCopies]balance.Copy
+	copies := space[:0]
+	for _, i := range list {
+		copies = append(copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
+	}
+	return &balance.Read{Copies: copies, Size: int64(a.n) * blockSize, Bufs: a.fresh(),
+		NewBufs: func() [][]byte {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return a.fresh()
+		},
+		Returned: func(bufs [][]byte) {
+			a.mu.Lock()
+			b := a.find(bufs)
+			a.mu.Unlock()
+			b.Release()
+		},
+	}
+}
+
+// readingRun is a run of blocks that was asked for and is waited for later.
+type readingRun struct {
+	attempt
+	first int
+	list  []int
+	done  chan struct{}
+	copy  int
+	bufs  [][]byte
+	err   error
+}
+
+// startRun asks for n blocks from first on, as a part of a stream, and does not wait.
+func (v *Volume) startRun(vw *view, first, n int, stream *balance.Stream) *readingRun {
+	p := &readingRun{attempt: attempt{n: n}, first: first, list: v.readable(vw, nil), done: make(chan struct{})}
+	if len(p.list) == 0 {
+		return nil // whoever loads the run says so
+	}
+	r := v.newRead(vw, &p.attempt, p.list, first)
+	r.Stream = stream
+	r.Done = func(_ *balance.Read, copy int, bufs [][]byte, err error) {
+		p.copy, p.bufs, p.err = copy, bufs, err
+		close(p.done)
+	}
+	v.bal.Read(r)
+	return p
+}
+
+// wait returns what readCopies would have.
+func (p *readingRun) wait() (buf *Buffer, from int, err error) {
+	<-p.done
+	if buf = p.settle(p.bufs, p.err); p.err != nil {
+		return nil, 0, p.err
+	}
+	return buf, p.list[p.copy], nil
+}
+
+// readable appends the copies (indexes of vw.places) that can be read to list.
+func (v *Volume) readable(vw *view, list []int) []int {
 	for i := range vw.places {
 		if !vw.places[i].stale && v.byID[vw.places[i].dev].Device != nil {
 			list = append(list, i)
 		}
 	}
+	return list
+}
+
+// loadRun returns n blocks from first on, checked against their sums. What one copy has wrong is
+// taken from another and the copy is healed. begun, if not nil, is the reading of just these blocks.
+func (v *Volume) loadRun(o *object, vw *view, first, n int, begun *readingRun) (*Buffer, error) {
+	var space [maxCopies]int
+	list := v.readable(vw, space[:0])
 	if len(list) == 0 {
 		return nil, v.unreadable(o, vw, first, n, errors.New("no copy is there"))
 	}
 	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
-	buf, from, err := v.readCopies(vw, list, first, n)
+	var buf *Buffer
+	var from int
+	var err error
+	if begun != nil {
+		buf, from, err = begun.wait()
+	} else {
+		buf, from, err = v.readCopies(vw, list, first, n)
+	}
 	if err != nil {
 		if v.changed(vw) {
 			return nil, errChanged
@@ -498,7 +557,7 @@ func (v *Volume) checkFailed(id devices.ID, key chunkKey, block int) {
 
 // readView reads blocks of a view into p, checked.
 func (v *Volume) readView(_ context.Context, vw view, first, n int, p []byte) error {
-	buf, err := v.loadRun(v.object(vw.c.key.object), &vw, first, n)
+	buf, err := v.loadRun(v.object(vw.c.key.object), &vw, first, n, nil)
 	if err != nil {
 		return err
 	}

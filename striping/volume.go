@@ -94,6 +94,7 @@ type Volume struct {
 	dirty  budget
 	wb     writeback
 
+	rotates bool      // a device spins
 	members []*member // by ID order; never changes
 	byID    map[devices.ID]*member
 
@@ -184,6 +185,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 			mem.reason = "missing"
 		} else {
 			bm = append(bm, balance.Member{Device: m.Device, Domain: m.Record.Domain})
+			v.rotates = v.rotates || m.Device.Rotational()
 			if m.Record.State == journal.Failed {
 				mem.out.Store(true)
 				mem.reason = m.Record.Reason
