@@ -86,7 +86,7 @@ func (m *member) usable() bool { return m.Device != nil && !m.out.Load() }
 type Volume struct {
 	opts   Options
 	log    *slog.Logger
-	j      journal.Journal
+	j      journal.Journal // watched
 	info   journal.Volume
 	blocks int // of a chunk
 	bal    *balance.Balancer
@@ -121,6 +121,7 @@ type Volume struct {
 	heals   healer
 	stats   counters
 	anchor  anchorState
+	watched *watchedJournal
 
 	ctx    context.Context // ends when the volume closes
 	cancel context.CancelFunc
@@ -164,11 +165,13 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opts: o, log: o.Logger, j: o.Journal, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(), recordLock: newIOLock(),
+	v := &Volume{opts: o, log: o.Logger, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(), recordLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
 	if err := v.checkGeometry(); err != nil {
 		return nil, err
 	}
+	v.watched = newWatchedJournal(v, o.Journal)
+	v.j = v.watched
 	v.blocks = int(o.Volume.ChunkSize) / blockSize
 	v.cache = newCache(o.CacheBytes, v.blocks)
 	v.dirty.limit = o.DirtyLimit
@@ -239,6 +242,7 @@ func (v *Volume) start() {
 	v.heals.init(v)
 	v.wg.Go(v.anchorLoop)
 	v.wg.Go(v.learnLoop)
+	v.wg.Go(v.watched.run)
 	v.wg.Go(v.cleanUp)
 }
 
