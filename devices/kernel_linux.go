@@ -110,22 +110,26 @@ func ForeignLoad(k KernelLoad, own OwnLoad) Foreign {
 // concurrent use; one goroutine belongs to it until Close.
 type Sampler struct {
 	read func() (blockdevice.IOStats, error)
+	own  func() OwnLoad // may be nil
 	stop chan struct{}
 	once sync.Once
 	wg   sync.WaitGroup
 
-	mu   sync.Mutex // never held while reading
-	last KernelLoad
-	err  error
+	mu      sync.Mutex // never held while reading
+	last    KernelLoad
+	foreign Foreign
+	err     error
 }
 
-// NewSampler starts to sample a disk, named as in File.DiskName. every 0 means SampleInterval.
-func NewSampler(disk string, every time.Duration) (*Sampler, error) {
+// NewSampler starts to sample a disk, named as in File.DiskName. every 0 means SampleInterval. own,
+// if not nil, tells what all users of the disk that are not foreign have done until now, and have
+// in flight; it must not wait.
+func NewSampler(disk string, every time.Duration, own func() OwnLoad) (*Sampler, error) {
 	read, err := kernelStats(disk)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %w", disk, err)
 	}
-	return startSampler(read, every)
+	return startSampler(read, every, own)
 }
 
 // kernelStats returns a function that reads the counters of a whole disk.
@@ -146,7 +150,7 @@ func kernelStats(disk string) (func() (blockdevice.IOStats, error), error) {
 	}, nil
 }
 
-func startSampler(read func() (blockdevice.IOStats, error), every time.Duration) (*Sampler, error) {
+func startSampler(read func() (blockdevice.IOStats, error), every time.Duration, own func() OwnLoad) (*Sampler, error) {
 	if every <= 0 {
 		every = SampleInterval
 	}
@@ -154,7 +158,7 @@ func startSampler(read func() (blockdevice.IOStats, error), every time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	s := &Sampler{read: read, stop: make(chan struct{})}
+	s := &Sampler{read: read, own: own, stop: make(chan struct{})}
 	s.last.InFlight, s.last.At = int(before.IOsInProgress), time.Now()
 	s.wg.Go(func() { s.run(before, s.last.At, every) }) // until Close
 	return s, nil
@@ -163,6 +167,10 @@ func startSampler(read func() (blockdevice.IOStats, error), every time.Duration)
 func (s *Sampler) run(before blockdevice.IOStats, at time.Time, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var did OwnLoad
+	if s.own != nil {
+		did = s.own()
+	}
 	for {
 		select {
 		case <-s.stop:
@@ -171,10 +179,15 @@ func (s *Sampler) run(before blockdevice.IOStats, at time.Time, every time.Durat
 		}
 		after, err := s.read()
 		now := time.Now()
+		own := did
+		if s.own != nil {
+			own = s.own()
+		}
 		s.mu.Lock()
 		if s.err = err; err == nil {
 			s.last = kernelLoad(before, after, now, now.Sub(at))
-			before, at = after, now
+			s.foreign = ForeignLoad(s.last, OwnLoad{own.IOs - did.IOs, own.Bytes - did.Bytes, own.InFlight})
+			before, at, did = after, now, own
 		}
 		s.mu.Unlock()
 	}
@@ -186,6 +199,13 @@ func (s *Sampler) Last() (KernelLoad, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.last, s.err
+}
+
+// Foreign returns what others did in the newest interval.
+func (s *Sampler) Foreign() Foreign {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.foreign
 }
 
 // Close ends the sampling and waits until it has ended.

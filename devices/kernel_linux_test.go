@@ -63,12 +63,17 @@ func TestSampler(t *testing.T) {
 		var mu sync.Mutex
 		var stats blockdevice.IOStats
 		var failure error
+		own := OwnLoad{IOs: 100, Bytes: 1 << 30} // from before
 		set := func(change func()) { mu.Lock(); change(); mu.Unlock() }
 		s, err := startSampler(func() (blockdevice.IOStats, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			return stats, failure
-		}, 0)
+		}, 0, func() OwnLoad {
+			mu.Lock()
+			defer mu.Unlock()
+			return own
+		})
 		require.NoError(t, err)
 		last, err := s.Last()
 		require.NoError(t, err)
@@ -84,8 +89,17 @@ func TestSampler(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, KernelLoad{At: time.Now(), Interval: SampleInterval, InFlight: 3, Queue: 2, Writes: 5, WriteBytes: 40960, Unmerged: 5}, last)
 
+		require.Equal(t, Foreign{IOs: 5, Bytes: 40960, InFlight: 3, Share: 1}, s.Foreign())
+		set(func() {
+			stats.WriteIOs, stats.WriteSectors, stats.WeightedIOTicks = 9, 160, 250
+			own = OwnLoad{IOs: 103, Bytes: 1<<30 + 30720, InFlight: 2}
+		})
+		last, err = next()
+		require.NoError(t, err)
+		require.Equal(t, Foreign{IOs: 1, Bytes: 10240, InFlight: 1, Share: 0.125}, s.Foreign())
+
 		gone := errors.New("gone")
-		set(func() { failure = gone; stats.WriteSectors = 160 })
+		set(func() { failure = gone; stats.WriteSectors = 240 })
 		again, err := next()
 		require.ErrorIs(t, err, gone)
 		require.Equal(t, last, again)
@@ -103,11 +117,11 @@ func TestSampler(t *testing.T) {
 
 func TestSamplerNeedsAStatistic(t *testing.T) {
 	for _, disk := range []string{"", ".", "..", "../etc", "a/b", "no-such-disk"} {
-		_, err := NewSampler(disk, 0)
+		_, err := NewSampler(disk, 0, nil)
 		require.Error(t, err, disk)
 	}
 	failure := errors.New("unreadable")
-	_, err := startSampler(func() (blockdevice.IOStats, error) { return blockdevice.IOStats{}, failure }, 0)
+	_, err := startSampler(func() (blockdevice.IOStats, error) { return blockdevice.IOStats{}, failure }, 0, nil)
 	require.ErrorIs(t, err, failure)
 }
 
@@ -134,7 +148,7 @@ func TestKernelCountsOurWrites(t *testing.T) {
 	require.GreaterOrEqual(t, k.WriteBytes, int64(8<<20))
 	require.Positive(t, k.Writes)
 
-	s, err := NewSampler(f.DiskName(), time.Hour)
+	s, err := NewSampler(f.DiskName(), time.Hour, nil)
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 }

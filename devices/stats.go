@@ -48,7 +48,7 @@ type Stats struct {
 	ReadLatency, WriteLatency  HistSnapshot // in the disk, without the time in the daemon's queue
 	SyncLatency                HistSnapshot
 	Timeouts                   uint64 // operations answered with ErrTimeout
-	Probes                     uint64
+	Probes, ProbeBytes         uint64
 
 	InFlight   int           // operations in the disk, hung ones included
 	Waiting    int           // requests in the daemon's queue
@@ -75,6 +75,7 @@ func (d *Device) Stats() Stats {
 	s.SyncLatency = d.stats.latency[Sync].Snapshot()
 	s.Timeouts = d.stats.timeouts.Load()
 	s.Probes = d.stats.probes.Load()
+	s.ProbeBytes = s.Probes * probeSize
 
 	now := d.now()
 	d.mu.Lock()

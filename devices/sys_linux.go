@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/prometheus/procfs/blockdevice"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,16 +43,62 @@ func sysBlockDir(dev uint64) string {
 	return fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))
 }
 
+// rotational tells whether a whole disk is known to spin.
 func rotational(disk string) bool {
-	if disk == "" {
-		return false
+	return spins(sysBlock, disk, func(file string) string {
+		var st unix.Stat_t
+		if unix.Stat(file, &st) != nil {
+			return ""
+		}
+		if isBlock(&st) {
+			return wholeDisk(uint64(st.Rdev))
+		}
+		return wholeDisk(uint64(st.Dev))
+	})
+}
+
+const (
+	sysBlock  = "/sys/block"
+	mostBelow = 8 // devices that stand on each other; more is a loop
+)
+
+// spins reads what the kernel says of a disk in sys. It says "rotational" of everything that has
+// not declared otherwise, so disks whose real nature it cannot see (virtio, Xen, network block
+// devices, QEMU's SCSI disks) are not known to spin; and what stands on others (loop, dm, md) is
+// what those are. diskOf names the disk that a file or device node is on.
+func spins(sys, disk string, diskOf func(file string) string) bool {
+	for range mostBelow {
+		if disk == "" {
+			return false
+		}
+		dir := filepath.Join(sys, disk)
+		if file, err := os.ReadFile(filepath.Join(dir, "loop/backing_file")); err == nil {
+			disk = diskOf(strings.TrimSuffix(string(file), "\n"))
+			continue
+		}
+		if below, err := os.ReadDir(filepath.Join(dir, "slaves")); err == nil && len(below) > 0 {
+			// The slowest decides. A partition is a directory of its disk's.
+			for _, s := range below {
+				name := s.Name()
+				if parts, _ := filepath.Glob(filepath.Join(sys, "*", name, "partition")); len(parts) > 0 {
+					name = filepath.Base(filepath.Dir(filepath.Dir(parts[0])))
+				}
+				if name != disk && spins(sys, name, diskOf) {
+					return true
+				}
+			}
+			return false
+		}
+		for _, kind := range []string{"vd", "xvd", "nbd", "rbd", "loop", "zram", "ram"} {
+			if strings.HasPrefix(disk, kind) {
+				return false
+			}
+		}
+		vendor, _ := os.ReadFile(filepath.Join(dir, "device/vendor"))
+		flag, _ := os.ReadFile(filepath.Join(dir, "queue/rotational"))
+		return strings.TrimSpace(string(flag)) == "1" && strings.TrimSpace(string(vendor)) != "QEMU"
 	}
-	fs, err := blockdevice.NewDefaultFS()
-	if err != nil {
-		return false
-	}
-	n, err := fs.SysBlockDeviceRotational(disk)
-	return err == nil && n == 1
+	return false
 }
 
 // mount is a line of /proc/self/mountinfo.

@@ -72,6 +72,17 @@ type DeviceStatus struct {
 	Domain     string     `json:"domain,omitempty"`
 	Rotational bool       `json:"rotational"`
 	Buffered   bool       `json:"buffered"` // O_DIRECT was refused
+	// Kernel is what the kernel sees of the disk under the device; nil where it keeps no statistics.
+	Kernel *KernelStatus `json:"kernel,omitempty"`
+}
+
+// KernelStatus is a whole disk as the kernel sees it, over the last second or so. Others are all
+// who are not devices of the volume: other processes, but also the journal, if it lies there.
+type KernelStatus struct {
+	Disk         string  `json:"disk"` // as in /sys/block
+	InFlight     int     `json:"in_flight"`
+	ForeignShare float64 `json:"foreign_share"` // of the time, for which others kept it busy
+	ForeignRate  float64 `json:"foreign_bytes_per_second"`
 }
 
 // BadRange is a range of an export that could not be read.

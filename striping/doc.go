@@ -80,7 +80,11 @@
 // A write-out that no device takes keeps its data in RAM, is tried again, and makes flushes fail
 // meanwhile; when such data fills half of DirtyLimit, writes fail too.
 //
-// When the journal cannot be written, nothing new becomes durable: flushes fail, reads go on.
+// When the journal cannot be written, nothing new becomes durable: flushes fail, reads go on. While
+// its disk is full (JOURNAL_FULL) the same holds for what needs a new record; overwrites go on.
+//
+// What devices are measured to do is journaled once a minute, if it has changed by a fifth, and at
+// Close; the Volume is the one writer of device records.
 //
 // # On disk
 //

@@ -244,7 +244,7 @@ func (v *Volume) fill(ctx context.Context, o *object, vw *view, segs []segment) 
 var errChanged = errors.New("chunk changed")
 
 func (s *segment) load(v *Volume, o *object, vw *view) {
-	s.buf, s.err = v.loadRun(o, vw, s.first, s.n)
+	s.buf, s.err = v.loadRun(o, vw, s.first, s.n, nil)
 	s.off = 0
 }
 
@@ -309,6 +309,18 @@ func init() {
 	}
 }
 
+// newRead makes a read of n blocks at first from the copies in list (indexes of vw.places).
+func newRead(vw *view, list []int, first, n int) *diskRead {
+	d := diskReads.Get().(*diskRead)
+	d.size, d.refs = n*blockSize, 1
+	d.r.Copies, d.r.Size = d.copies[:0], int64(d.size)
+	for _, i := range list {
+		d.r.Copies = append(d.r.Copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
+	}
+	d.r.Bufs = d.fresh()
+	return d
+}
+
 // fresh gives the balancer memory for an attempt.
 func (d *diskRead) fresh() [][]byte {
 	b := NewBuffer(d.size)
@@ -345,7 +357,7 @@ func (d *diskRead) leaveLocked() {
 		clear(d.bufs)
 		d.bufs = d.bufs[:0]
 		d.vecs = [2][1][]byte{}
-		d.r.Bufs = nil
+		d.r.Bufs, d.r.Stream, d.r.Done = nil, nil, nil
 	}
 	d.mu.Unlock()
 	if last {
@@ -353,11 +365,11 @@ func (d *diskRead) leaveLocked() {
 	}
 }
 
-// finish takes the winning buffer out and gives the others up.
-func (d *diskRead) finish(won [][]byte) (buf *Buffer) {
+// finish takes the winning buffer out, if there is one, and gives the others up.
+func (d *diskRead) finish(won [][]byte, err error) (buf *Buffer) {
 	d.mu.Lock()
 	for _, b := range d.bufs {
-		if won != nil && &b.mem[0] == &won[0][0] {
+		if err == nil && &b.mem[0] == &won[0][0] {
 			buf = b
 		} else {
 			b.Release()
@@ -370,36 +382,78 @@ func (d *diskRead) finish(won [][]byte) (buf *Buffer) {
 // readCopies reads n blocks at first from one of the copies in list (indexes of vw.places), and
 // returns which one answered.
 func (v *Volume) readCopies(vw *view, list []int, first, n int) (buf *Buffer, from int, err error) {
-	d := diskReads.Get().(*diskRead)
-	d.size, d.refs = n*blockSize, 1
-	d.r.Copies, d.r.Size = d.copies[:0], int64(d.size)
-	for _, i := range list {
-		d.r.Copies = append(d.r.Copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})
-	}
-	d.r.Bufs = d.fresh()
+	d := newRead(vw, list, first, n)
 	i, bufs, err := v.bal.ReadSync(&d.r)
-	if err != nil {
-		d.finish(nil)
+	if buf = d.finish(bufs, err); err != nil {
 		return nil, 0, err
 	}
-	return d.finish(bufs), list[i], nil
+	return buf, list[i], nil
 }
 
-// loadRun returns n blocks from first on, checked against their sums. What one copy has wrong is
-// taken from another and the copy is healed.
-func (v *Volume) loadRun(o *object, vw *view, first, n int) (*Buffer, error) {
-	var space [maxCopies]int
-	list := space[:0]
+// readingRun is a run of blocks that was asked for and is waited for later.
+type readingRun struct {
+	d     *diskRead
+	first int
+	n     int
+	list  []int
+	done  chan struct{}
+	copy  int
+	bufs  [][]byte
+	err   error
+}
+
+// startRun asks for n blocks from first on, as a part of a stream, and does not wait.
+func (v *Volume) startRun(vw *view, first, n int, stream *balance.Stream) *readingRun {
+	p := &readingRun{first: first, n: n, list: v.readable(vw, nil), done: make(chan struct{})}
+	if len(p.list) == 0 {
+		return nil // whoever loads the run says so
+	}
+	p.d = newRead(vw, p.list, first, n)
+	p.d.r.Stream = stream
+	p.d.r.Done = func(_ *balance.Read, copy int, bufs [][]byte, err error) {
+		p.copy, p.bufs, p.err = copy, bufs, err
+		close(p.done)
+	}
+	v.bal.Read(&p.d.r)
+	return p
+}
+
+// wait returns what readCopies would have.
+func (p *readingRun) wait() (buf *Buffer, from int, err error) {
+	<-p.done
+	if buf = p.d.finish(p.bufs, p.err); p.err != nil {
+		return nil, 0, p.err
+	}
+	return buf, p.list[p.copy], nil
+}
+
+// readable appends the copies (indexes of vw.places) that can be read to list.
+func (v *Volume) readable(vw *view, list []int) []int {
 	for i := range vw.places {
 		if !vw.places[i].stale && v.byID[vw.places[i].dev].Device != nil {
 			list = append(list, i)
 		}
 	}
+	return list
+}
+
+// loadRun returns n blocks from first on, checked against their sums. What one copy has wrong is
+// taken from another and the copy is healed. begun, if not nil, is the reading of just these blocks.
+func (v *Volume) loadRun(o *object, vw *view, first, n int, begun *readingRun) (*Buffer, error) {
+	var space [maxCopies]int
+	list := v.readable(vw, space[:0])
 	if len(list) == 0 {
 		return nil, v.unreadable(o, vw, first, n, errors.New("no copy is there"))
 	}
 	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
-	buf, from, err := v.readCopies(vw, list, first, n)
+	var buf *Buffer
+	var from int
+	var err error
+	if begun != nil {
+		buf, from, err = begun.wait()
+	} else {
+		buf, from, err = v.readCopies(vw, list, first, n)
+	}
 	if err != nil {
 		if v.changed(vw) {
 			return nil, errChanged
@@ -537,7 +591,7 @@ func (v *Volume) checkFailed(id devices.ID, key chunkKey, block int) {
 
 // readView reads blocks of a view into p, checked.
 func (v *Volume) readView(_ context.Context, vw view, first, n int, p []byte) error {
-	buf, err := v.loadRun(v.object(vw.c.key.object), &vw, first, n)
+	buf, err := v.loadRun(v.object(vw.c.key.object), &vw, first, n, nil)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ballast/devices"
+	"ballast/striping/balance"
 )
 
 // Sequential readers get the speed of all devices at any queue depth because their chunks are
@@ -40,6 +41,8 @@ type stream struct {
 	early  []span // reads beyond next
 	window int64  // bytes to keep in flight or ready
 	ahead  uint64 // chunks below it have been fetched or skipped
+
+	seeks balance.Stream // how spinning mirrors share the stream
 
 	mu      sync.Mutex
 	fetched map[uint64]*fetch
@@ -256,6 +259,20 @@ func (st *stream) start(o *object, index uint64) {
 	if old != nil {
 		old.release()
 	}
+	// Spinning disks are asked from here: goroutines would ask in any order, and a head that has to
+	// go back loses a turn.
+	var begun *readingRun
+	if v.rotates {
+		i := 0
+		n, data := vw.written.run(i, vw.slot)
+		if !data {
+			i = n
+			n, data = vw.written.run(i, vw.slot)
+		}
+		if data {
+			begun = v.startRun(&vw, i, n, &st.seeks)
+		}
+	}
 	v.wg.Go(func() {
 		defer f.release()
 		defer close(f.ready)
@@ -263,7 +280,11 @@ func (st *stream) start(o *object, index uint64) {
 		for i := 0; i < vw.slot; {
 			n, data := vw.written.run(i, vw.slot)
 			if data {
-				part, err := v.loadRun(o, &vw, i, n)
+				var pre *readingRun
+				if begun != nil && begun.first == i {
+					pre, begun = begun, nil
+				}
+				part, err := v.loadRun(o, &vw, i, n, pre)
 				if err != nil {
 					f.err = err
 					buf.Release()

@@ -88,6 +88,49 @@ func TestSpeedsSurviveAClose(t *testing.T) {
 	})
 }
 
+// TestFullJournalIsTold: status says so, and no longer a few seconds after there is space.
+func TestFullJournalIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		r := newRig(t, rigConfig{disks: 2, opts: Options{WriteAge: time.Millisecond}})
+		require.NoError(t, r.v.CreateExport(ctx, "e", 1<<20))
+		e := r.export("e")
+		health := func() (codes []string) {
+			for _, h := range r.v.Status().Health {
+				codes = append(codes, h.Severity+" "+h.Code)
+			}
+			return codes
+		}
+		require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 1), 0, true))
+		for range 2 {
+			r.j.SetFull(true)
+			require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 2), 0, true), "an overwrite adds nothing")
+			require.Empty(t, health())
+			require.ErrorIs(t, r.v.CreateExport(ctx, "f", 1<<20), journal.ErrFull)
+			require.Equal(t, []string{"critical JOURNAL_FULL"}, health())
+			require.Equal(t, "critical", r.v.Status().State)
+			require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 3), 0, true))
+			time.Sleep(time.Minute)
+			require.Equal(t, []string{"critical JOURNAL_FULL"}, health())
+			r.j.SetFull(false)
+			time.Sleep(fullRetry + time.Second)
+			require.Empty(t, health())
+			require.Equal(t, "ok", r.v.Status().State)
+			time.Sleep(repeatAfter)
+		}
+		var codes []string
+		for _, ev := range r.v.Events(0) {
+			codes = append(codes, ev.Code)
+		}
+		require.Equal(t, []string{"JOURNAL_FULL", "JOURNAL_SPACE", "JOURNAL_FULL", "JOURNAL_SPACE"}, codes)
+		e.Close()
+		require.NoError(t, r.close())
+		r.open()
+		require.Len(t, r.v.Events(0), 4, "they were journaled when there was space")
+		require.NoError(t, r.close())
+	})
+}
+
 // TestRecordKeepsStateAndSpeeds: journaling one thing about a device does not undo another.
 func TestRecordKeepsStateAndSpeeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -256,6 +256,10 @@ func (v *Volume) judge(s *Status) {
 	if s.FreeBytes < int64(v.info.ChunkSize) {
 		warn("warning", "VOLUME_FULL", "there is no space for new data", "trim or remove exports, or add a device")
 	}
+	if since := v.watched.fullSince(); !since.IsZero() {
+		warn("critical", "JOURNAL_FULL", fmt.Sprintf("the journal's disk has had no space since %s: nothing new becomes durable",
+			since.UTC().Format(time.DateTime)), "free space where the state directory is; the volume then goes on by itself")
+	}
 	if v.events.journalDead.Load() {
 		s.Journal.Failed = true
 		warn("critical", "JOURNAL_FAILED", "the journal cannot be written: nothing new becomes durable", "look at the journal's disk, then restart the volume")
@@ -301,25 +305,36 @@ func (v *Volume) event(severity uint8, code string, dev devices.ID, message stri
 	} else if held > 0 {
 		ev.Message += fmt.Sprintf(" (and %d more like it)", held)
 	}
-	n := v.events.next
-	v.events.next++
-	v.events.recent = append(v.events.recent, NumberedEvent{n, ev})
-	if len(v.events.recent) > keptEvents {
-		v.events.recent = slices.Clone(v.events.recent[len(v.events.recent)-keptEvents:])
-	}
 	v.events.mu.Unlock()
+	n, ev := v.events.add(ev)
 	v.log.Info("event", "code", code, "device", dev.String(), "message", ev.Message)
 	v.goBackground(func() {
-		b := &journal.Batch{}
-		key := journal.MakeKey(journal.SpaceEvent, 0, n)
-		b.Put(key, ev.Pack(key))
-		if n >= keptEvents {
-			b.Delete(journal.MakeKey(journal.SpaceEvent, 0, n-keptEvents))
-		}
-		if err := v.j.Commit(v.ctx, b); err != nil && errors.Is(err, journal.ErrDead) {
-			v.events.journalDead.Store(true)
-		}
+		_ = v.j.Commit(v.ctx, eventBatch(n, &ev)) // best effort; why not is noted there
 	})
+}
+
+// add gives an event its number and keeps it in memory.
+func (l *eventLog) add(ev journal.Event) (uint64, journal.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.next
+	l.next++
+	l.recent = append(l.recent, NumberedEvent{n, ev})
+	if len(l.recent) > keptEvents {
+		l.recent = slices.Clone(l.recent[len(l.recent)-keptEvents:])
+	}
+	return n, ev
+}
+
+// eventBatch journals event n and drops the oldest.
+func eventBatch(n uint64, ev *journal.Event) *journal.Batch {
+	b := &journal.Batch{}
+	key := journal.MakeKey(journal.SpaceEvent, 0, n)
+	b.Put(key, ev.Pack(key))
+	if n >= keptEvents {
+		b.Delete(journal.MakeKey(journal.SpaceEvent, 0, n-keptEvents))
+	}
+	return b
 }
 
 // holdLocked reports whether an event may pass now, and how many were held back before it.

@@ -86,7 +86,7 @@ func (m *member) usable() bool { return m.Device != nil && !m.out.Load() }
 type Volume struct {
 	opts   Options
 	log    *slog.Logger
-	j      journal.Journal
+	j      journal.Journal // watched
 	info   journal.Volume
 	blocks int // of a chunk
 	bal    *balance.Balancer
@@ -94,6 +94,7 @@ type Volume struct {
 	dirty  budget
 	wb     writeback
 
+	rotates bool      // a device spins
 	members []*member // by ID order; never changes
 	byID    map[devices.ID]*member
 
@@ -123,6 +124,7 @@ type Volume struct {
 	heals   healer
 	stats   counters
 	anchor  anchorState
+	watched *watchedJournal
 
 	ctx    context.Context // ends when the volume closes
 	cancel context.CancelFunc
@@ -166,11 +168,13 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opts: o, log: o.Logger, j: o.Journal, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(), recordLock: newIOLock(),
+	v := &Volume{opts: o, log: o.Logger, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(), recordLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
 	if err := v.checkGeometry(); err != nil {
 		return nil, err
 	}
+	v.watched = newWatchedJournal(v, o.Journal)
+	v.j = v.watched
 	v.blocks = int(o.Volume.ChunkSize) / blockSize
 	v.cache = newCache(o.CacheBytes, v.blocks)
 	v.dirty.limit = o.DirtyLimit
@@ -187,6 +191,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 			mem.reason = "missing"
 		} else {
 			bm = append(bm, balance.Member{Device: m.Device, Domain: m.Record.Domain})
+			v.rotates = v.rotates || m.Device.Rotational()
 			if m.Record.State == journal.Failed {
 				mem.out.Store(true)
 				mem.reason = m.Record.Reason
@@ -240,6 +245,7 @@ func (v *Volume) start() {
 	v.heals.init(v)
 	v.wg.Go(v.anchorLoop)
 	v.wg.Go(v.learnLoop)
+	v.wg.Go(v.watched.run)
 	v.wg.Go(v.cleanUp)
 }
 

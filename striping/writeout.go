@@ -193,8 +193,12 @@ func (v *Volume) planInPlace(p *plan, good []int) {
 func (v *Volume) placeNew(p *plan) {
 	v.stats.placed.Add(1)
 	hold := p.ov.retainAll()
+	var beside *balance.Neighbours
+	if v.rotates && p.slot == v.blocks {
+		beside = p.o.beside(p.c.key.index, int64(v.info.ChunkSize))
+	}
 	v.bal.Write(&balance.Write{
-		Slot: int64(p.slot) * blockSize, Runs: p.runs, Copies: int(v.info.Copies), Independent: true,
+		Slot: int64(p.slot) * blockSize, Runs: p.runs, Copies: int(v.info.Copies), Independent: true, Beside: beside,
 		Done: func(_ *balance.Write, placed []balance.Placed, err error) {
 			if err != nil {
 				v.placeFailed(p, err)

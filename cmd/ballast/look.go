@@ -176,7 +176,9 @@ func (a *app) iostatCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "iostat VOLUME [INTERVAL [COUNT]]",
 		Short: "What each device does, once or every INTERVAL seconds",
-		Args:  cobra.RangeArgs(1, 3),
+		Long: `Shows what each device does. OTHERS is the share of the time for which others than this volume kept the
+disk busy, as the kernel tells ("-": it does not); with -q, KERNEL is how many requests are in it, whosever.`,
+		Args: cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			interval, count, err := intervalAndCount(args[1:])
 			if err != nil {

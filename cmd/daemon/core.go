@@ -24,6 +24,7 @@ type core struct {
 	journal *journal.Store
 	volume  *striping.Volume
 	rotates bool // a device spins
+	disks   map[devices.ID]*diskWatch
 }
 
 // openCore opens the devices, then the journal, then the volume.
@@ -59,6 +60,7 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 	if err != nil {
 		return c, control.Refuse("E_STATE", "volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume)
 	}
+	c.watchDisks()
 	c.rememberPaths(o.Dirs)
 	return c, nil
 }
@@ -225,7 +227,7 @@ func (c *core) close(ctx context.Context) error {
 
 // release closes what is open, from the top down.
 func (c *core) release() error {
-	var errs []error
+	errs := []error{c.unwatchDisks()}
 	if c.journal != nil {
 		errs = append(errs, c.journal.Close())
 	}
@@ -245,11 +247,12 @@ func (c *core) release() error {
 type volumeEngine struct {
 	*striping.Volume
 	buffered map[devices.ID]bool
+	disks    map[devices.ID]*diskWatch
 }
 
 // engine returns the volume as the control API wants it.
 func (c *core) engine() volumeEngine {
-	e := volumeEngine{c.volume, map[devices.ID]bool{}}
+	e := volumeEngine{c.volume, map[devices.ID]bool{}, c.disks}
 	for _, o := range c.opened {
 		if o.File != nil {
 			e.buffered[devices.ID(o.Config.ID)] = o.File.Buffered()
@@ -258,11 +261,15 @@ func (c *core) engine() volumeEngine {
 	return e
 }
 
-// Status implements engine: that of the volume, and how its devices were opened.
+// Status implements engine: that of the volume, how its devices were opened, and
+// what the kernel sees of their disks.
 func (v volumeEngine) Status() striping.Status {
 	s := v.Volume.Status()
 	for i := range s.Devices {
 		s.Devices[i].Buffered = v.buffered[s.Devices[i].ID]
+		if w := v.disks[s.Devices[i].ID]; w != nil {
+			s.Devices[i].Kernel = w.status()
+		}
 	}
 	return s
 }

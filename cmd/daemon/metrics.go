@@ -112,6 +112,11 @@ func (m meter) device(d *striping.DeviceStatus) {
 	m.gauge("ballast_device_queue_limit", "Operations it may have at a time.", float64(d.QueueLimit), "device", d.Name)
 	m.gauge("ballast_device_io_latency_seconds", "Time an operation takes.", d.P50Seconds, "device", d.Name, "quantile", "0.5")
 	m.gauge("ballast_device_io_latency_seconds", "Time an operation takes.", d.P99Seconds, "device", d.Name, "quantile", "0.99")
+	if k := d.Kernel; k != nil {
+		m.gauge("ballast_device_kernel_inflight", "Requests in the kernel for the disk under a device, by whomever.", float64(k.InFlight), "device", d.Name, "disk", k.Disk)
+		m.gauge("ballast_device_foreign_share_ratio", "Share of the time for which others kept that disk busy.", k.ForeignShare, "device", d.Name, "disk", k.Disk)
+		m.gauge("ballast_device_foreign_bytes_per_second", "What others read and wrote there.", k.ForeignRate, "device", d.Name, "disk", k.Disk)
+	}
 	m.gauge("ballast_device_slowdown_ratio", "How many times slower than its own history.", d.Slowdown, "device", d.Name)
 }
 

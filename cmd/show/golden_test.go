@@ -64,7 +64,8 @@ func healthy() *control.Status {
 				{Name: "d1", Path: "/dev/disk/by-id/nvme-A", State: "online", SizeBytes: 1e12, UsedBytes: 610e9, WriteBytes: 5 << 40, ReadBytes: 1 << 40, WriteRate: 432e6,
 					InFlight: 9, QueueLimit: 32, P50Seconds: 0.0009, P99Seconds: 0.0031, Slowdown: 1},
 				{Name: "d2", Path: "/dev/disk/by-id/ata-B", State: "online", SizeBytes: 2e12, UsedBytes: 940e9, WriteBytes: 3 << 40, ReadBytes: 2 << 40, ReadRate: 92e6, WriteRate: 123e6,
-					InFlight: 3, Waiting: 2, QueueLimit: 4, P50Seconds: 0.0098, P99Seconds: 0.031, Slowdown: 1.1, Rotational: true},
+					InFlight: 3, Waiting: 2, QueueLimit: 4, P50Seconds: 0.0098, P99Seconds: 0.031, Slowdown: 1.1, Rotational: true,
+					Kernel: &striping.KernelStatus{Disk: "sdb", InFlight: 7, ForeignShare: 0.42, ForeignRate: 61e6}},
 				{Name: "d3", Path: "/backup/disk.img", State: "online", SizeBytes: 3e12, UsedBytes: 1e9, QueueLimit: 4, Slowdown: 1, Buffered: true},
 			},
 			Exports: []striping.ExportInfo{

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ballast/cmd/control"
+	"ballast/striping"
 )
 
 // IOStat is one interval of ballast iostat.
@@ -29,6 +30,8 @@ type IOStatDevice struct {
 	P50Seconds float64 `json:"p50_seconds"`
 	P99Seconds float64 `json:"p99_seconds"`
 	Slowdown   float64 `json:"slowdown"`
+	// Kernel is the disk under the device, and what others do to it; null if that is not known.
+	Kernel *striping.KernelStatus `json:"kernel"`
 }
 
 // IOStatOf is what happened between two looks at a volume; before may be nil for the first.
@@ -43,7 +46,7 @@ func IOStatOf(before, now *control.Status, interval time.Duration, at time.Time)
 	}
 	for _, d := range now.Devices {
 		line := IOStatDevice{ID: d.Name, State: d.State, ReadRate: d.ReadRate, WriteRate: d.WriteRate, InFlight: d.InFlight,
-			Waiting: d.Waiting, QueueLimit: d.QueueLimit, P50Seconds: d.P50Seconds, P99Seconds: d.P99Seconds, Slowdown: d.Slowdown}
+			Waiting: d.Waiting, QueueLimit: d.QueueLimit, P50Seconds: d.P50Seconds, P99Seconds: d.P99Seconds, Slowdown: d.Slowdown, Kernel: d.Kernel}
 		if i, ok := past[d.Name]; ok {
 			was := before.Devices[i]
 			line.ReadRate = float64(max(0, d.ReadBytes-was.ReadBytes)) / s.Seconds
@@ -54,12 +57,13 @@ func IOStatOf(before, now *control.Status, interval time.Duration, at time.Time)
 	return s
 }
 
-// Write writes s for people; queues and latencies are extra columns.
+// Write writes s for people; queues and latencies are extra columns. OTHERS is the share of the
+// time for which others kept the disk busy, KERNEL the requests in it, by whomever.
 func (s *IOStat) Write(w io.Writer, queues, latencies bool) {
 	t := &table{}
-	head := []string{"DEVICE", "STATE", ">READ", ">WRITE"}
+	head := []string{"DEVICE", "STATE", ">READ", ">WRITE", ">OTHERS"}
 	if queues {
-		head = append(head, ">ACTIVE", ">WAITING", ">LIMIT")
+		head = append(head, ">ACTIVE", ">WAITING", ">LIMIT", ">KERNEL")
 	}
 	if latencies {
 		head = append(head, ">P50", ">P99", ">SLOWDOWN")
@@ -84,9 +88,13 @@ func (s *IOStat) Write(w io.Writer, queues, latencies bool) {
 }
 
 func (s *IOStat) row(d IOStatDevice, queues bool) []string {
-	row := []string{d.ID, d.State, rate(d.ReadRate), rate(d.WriteRate)}
+	others, kernel := "-", "-"
+	if k := d.Kernel; k != nil {
+		others, kernel = fmt.Sprintf("%.0f%%", 100*k.ForeignShare), fmt.Sprint(k.InFlight)
+	}
+	row := []string{d.ID, d.State, rate(d.ReadRate), rate(d.WriteRate), others}
 	if queues {
-		row = append(row, fmt.Sprint(d.InFlight), fmt.Sprint(d.Waiting), fmt.Sprint(d.QueueLimit))
+		row = append(row, fmt.Sprint(d.InFlight), fmt.Sprint(d.Waiting), fmt.Sprint(d.QueueLimit), kernel)
 	}
 	return row
 }

@@ -88,6 +88,9 @@ func dataLine(s *control.Status) string {
 	return strings.Join(parts, ", ")
 }
 
+// busyWithOthers is the share of a disk's time from which on a status speaks of those who take it.
+const busyWithOthers = 0.3
+
 // Devices writes a table of devices.
 func Devices(w io.Writer, devices []striping.DeviceStatus) {
 	t := &table{}
@@ -101,6 +104,9 @@ func Devices(w io.Writer, devices []striping.DeviceStatus) {
 		}
 		if d.Buffered {
 			path += "  (buffered: the file system refuses O_DIRECT)"
+		}
+		if k := d.Kernel; k != nil && k.ForeignShare >= busyWithOthers {
+			path += fmt.Sprintf("  (others keep %s busy: %.0f%%, %s)", Clean(k.Disk), 100*k.ForeignShare, rate(k.ForeignRate))
 		}
 		if d.State == "missing" || d.State == "failed" {
 			t.add(withDomain(grouped, d.Name, domain, d.State, size.Format(d.SizeBytes), percent(d.UsedBytes, d.SizeBytes), "-", "-", "-", "-", "-", fmt.Sprint(d.Errors), path)...)

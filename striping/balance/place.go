@@ -75,7 +75,7 @@ func (b *Balancer) placeOne(wr *write) bool {
 		cands[i].Target = m.target
 	}
 	for {
-		set, verdict := b.choose(cands, o, w.Prefer)
+		set, verdict := b.choose(cands, o, w)
 		switch verdict {
 		case policy.Wait:
 			return false
@@ -96,6 +96,12 @@ func (b *Balancer) placeOne(wr *write) bool {
 			}
 		}
 		if full < 0 {
+			if w.Beside != nil {
+				w.Beside.devices = w.Beside.devices[:0]
+				for _, i := range set {
+					w.Beside.devices = append(w.Beside.devices, b.members[i].id)
+				}
+			}
 			b.begin(wr, set, offs, cands, now)
 			return true
 		}
@@ -108,10 +114,20 @@ func (b *Balancer) placeOne(wr *write) bool {
 }
 
 // choose places beside the chunk before, if that is possible now, else anywhere.
-func (b *Balancer) choose(cands []policy.Candidate, o policy.Order, prefer []devices.ID) ([]int, policy.Verdict) {
+func (b *Balancer) choose(cands []policy.Candidate, o policy.Order, w *Write) ([]int, policy.Verdict) {
+	beside := cands
+	prefer := w.Prefer
+	if w.Beside != nil && len(w.Beside.devices) > 0 {
+		prefer = w.Beside.devices
+		beside = slices.Clone(cands)
+		for i := range beside {
+			c := &beside[i]
+			c.Backlog = max(0, c.Backlog-maxRun*(c.Expect-c.Backlog))
+		}
+	}
 	if len(prefer) > 0 {
 		o.Only = func(i int) bool { return slices.Contains(prefer, b.members[i].id) }
-		if set, verdict := policy.Place(cands, o); verdict == policy.Chosen {
+		if set, verdict := policy.Place(beside, o); verdict == policy.Chosen {
 			return set, verdict
 		}
 		o.Only = nil

@@ -32,6 +32,8 @@ type Write struct {
 	Independent bool
 	// Prefer are the devices that hold the chunk before this one, if it should lie beside it.
 	Prefer []devices.ID
+	// Beside, if set, is the run of chunks that the write belongs to.
+	Beside *Neighbours
 	// Done is called once: with the slots that hold the data, as many as asked for, or fewer, but
 	// at least one, if there are not more failure domains that take data. An error means that
 	// there is none: ErrNoSpace, ErrNoDevice, ErrClosed, or the last error of a device.
@@ -39,6 +41,18 @@ type Write struct {
 	// Returned is called once, after Done, when no disk holds the buffers any more. It may be nil.
 	Returned func(w *Write)
 }
+
+// Neighbours is a run of chunks that should lie side by side on their devices, so that a spinning
+// disk reads them in one go later. Writes that name the same run go where the first of them was
+// placed. They may be handed over all at once, and while others wait: a run that has begun on
+// devices goes on there although they have their fill by then, else under load, when each
+// completion makes room for one chunk, every run would be torn at once. The zero value is ready.
+type Neighbours struct {
+	devices []devices.ID // used by the placing goroutine alone
+}
+
+// maxRun is how many chunks may be placed beyond a device's fill because they go beside another.
+const maxRun = 8
 
 // size is the number of bytes to write.
 func (w *Write) size() int64 {
