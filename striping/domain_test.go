@@ -36,7 +36,15 @@ func TestCopiesLieInDistinctDomains(t *testing.T) {
 				full = e.WriteAt(ctx, stamped(int(off/blockSize), 64, 1), off, false)
 			}
 			require.ErrorIs(t, full, ErrNoSpace)
-			require.NoError(t, e.Sync(ctx))
+			// A disk that is given up meanwhile takes along space that was promised.
+			mayFail := func(err error) {
+				if broken < 0 {
+					require.NoError(t, err)
+				} else if err != nil {
+					require.ErrorIs(t, err, ErrNoSpace)
+				}
+			}
+			mayFail(e.Sync(ctx))
 			chunks := 0
 			require.NoError(t, r.j.Scan(journal.SpaceChunk, func(k journal.Key, value []byte) error {
 				rec, err := journal.ParseChunk(k, value)
@@ -58,7 +66,7 @@ func TestCopiesLieInDistinctDomains(t *testing.T) {
 				require.Equal(t, domains[d.ID-1], d.Domain)
 			}
 			e.Close()
-			require.NoError(t, r.close())
+			mayFail(r.close())
 		})
 	}
 }
