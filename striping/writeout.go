@@ -25,6 +25,8 @@ type plan struct {
 	candidates []journal.Candidate
 	intents    []journal.Candidate // the chunk's intents once candidates are durable
 	started    time.Time
+	claim      int64 // bytes taken by spare
+	tries      int   // placements that found no space
 }
 
 // writeOut seals and starts the dirty overlays of chunks, whose references it takes over.
@@ -122,7 +124,7 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	switch {
 	case data == 0 && (!p.ov.keep || c.slot > 0):
 		return p, func() { v.finish(p, nil) }
-	case c.slot == 0, !kept && (whole || last > c.slot):
+	case c.slot == 0, !kept && (last > c.slot || len(good) == 0), !kept && whole && v.spare(p):
 		v.prepare(p, v.newGeneration())
 		return p, func() { v.placeNew(p) }
 	case last > c.slot || len(good) == 0:
@@ -130,6 +132,18 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	}
 	v.planInPlace(p, good)
 	return p, func() { v.writeInPlace(p) }
+}
+
+// spare takes the space for a rewrite to new slots, if there is more than what new chunks have
+// been promised; otherwise the rewrite goes to the chunk's present slots.
+func (v *Volume) spare(p *plan) bool {
+	size := int64(p.slot) * blockSize
+	if v.capacityLeft() < v.claimed.Add(size) {
+		v.claimed.Add(-size)
+		return false
+	}
+	p.claim = size
+	return true
 }
 
 // keeps reports whether written blocks of c stay that ov does not replace. Called with c.mu.
@@ -300,9 +314,33 @@ func (v *Volume) placeFailed(p *plan, err error) {
 			v.wg.Go(func() { v.writeWithIntent(p) })
 			return
 		}
+		promised := c.claim > 0
 		c.mu.Unlock()
+		if p.tries++; promised && p.tries <= promisedTries {
+			// The space was there when it was promised. Stand-ins for late copies may have it now,
+			// until the late writes return.
+			v.goBackground(func() { v.placeAgain(p) })
+			return
+		}
 	}
 	v.finish(p, err)
+}
+
+const (
+	promisedTries = 50
+	promisedWait  = 100 * time.Millisecond
+)
+
+// placeAgain is placeNew after a while.
+func (v *Volume) placeAgain(p *plan) {
+	t := time.NewTimer(promisedWait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		v.placeNew(p)
+	case <-v.ctx.Done():
+		v.finish(p, ErrNoSpace)
+	}
 }
 
 // writeWithIntent is writeInPlace behind a journal commit of its own.
@@ -473,6 +511,7 @@ func (v *Volume) finish(p *plan, err error) {
 		}
 		v.stats.writeOuts.Add(1)
 	}
+	v.claimed.Add(-p.claim)
 	c.err = err
 	told := c.wait
 	c.wait = nil
