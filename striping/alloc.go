@@ -69,6 +69,21 @@ func (a *allocator) freeRegions() int64 {
 	return a.freeCount
 }
 
+// fits reports whether a slot of size bytes can be taken, from a partly used region or a free one.
+func (a *allocator) fits(size int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.freeCount > 0 {
+		return true
+	}
+	n := int(size / blockSize)
+	if n >= a.blocks {
+		return false
+	}
+	_, _, ok := a.findPartial(n)
+	return ok
+}
+
 // reserve takes a slot of size bytes.
 func (a *allocator) reserve(size int64) (off int64, ok bool) {
 	n := int(size / blockSize)

@@ -53,12 +53,28 @@ func (v *Volume) claimLocked(o *object, c *chunk, end int) error {
 		size = int64(end) * blockSize // being zeroed behind the end
 	}
 	claimed := v.claimed.Add(size)
-	if v.capacityLeft() < claimed {
+	if v.capacityLeft() < claimed && (claimed != size || !v.fitsPartly(size)) {
 		v.claimed.Add(-size)
 		return ErrNoSpace
 	}
 	c.claim = size
 	return nil
+}
+
+// fitsPartly reports whether a slot shorter than a region fits into partly used regions of as many
+// devices as there are to be copies. It counts for one claim at a time: capacityLeft speaks of
+// whole regions, so that nobody promises the same gap twice.
+func (v *Volume) fitsPartly(size int64) bool {
+	all, fit := map[string]bool{}, map[string]bool{}
+	for _, m := range v.members {
+		if m.usable() {
+			all[m.domain()] = true
+			if m.alloc.fits(size) {
+				fit[m.domain()] = true
+			}
+		}
+	}
+	return len(fit) > 0 && len(fit) >= min(int(v.info.Copies), len(all))
 }
 
 // capacityLeft is how many bytes of chunks the free slots can hold at the wanted number of
