@@ -304,3 +304,27 @@ func TestWriteOutWithoutDevices(t *testing.T) {
 		})
 	}
 }
+
+// TestRewriteLeavesPromisedSpace rewrites a chunk while all free space is promised to buffered
+// writes of new chunks: these must still find it at the flush.
+func TestRewriteLeavesPromisedSpace(t *testing.T) {
+	for copies := uint8(1); copies <= 2; copies++ {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := context.Background()
+			r := newRig(t, rigConfig{disks: 2, copies: copies, size: 8 * 64 << 10, opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour}})
+			chunks := 16 / int(copies)
+			require.NoError(t, r.v.CreateExport(ctx, "e", int64(chunks)*64<<10))
+			e := r.export("e")
+			require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 1), 0, true))
+			for i := 1; i < chunks; i++ {
+				require.NoError(t, e.WriteAt(ctx, stamped(i*16, 1, 2), int64(i)*64<<10, false))
+			}
+			require.NoError(t, e.WriteAt(ctx, stamped(0, 16, 3), 0, false))
+			time.Sleep(time.Second)
+			require.NoError(t, e.Sync(ctx))
+			require.NoError(t, r.v.checkCopies(ctx))
+			e.Close()
+			require.NoError(t, r.close())
+		})
+	}
+}
