@@ -12,7 +12,7 @@ import (
 )
 
 // Sequential readers get the speed of all devices at any queue depth because their chunks are
-// read ahead: a window of up to 32 MiB over chunks that stand on different devices keeps each of
+// read ahead: a window of up to 64 MiB over chunks that stand on different devices keeps each of
 // them at work. A stream is recognised by reads that continue each other exactly; requests that
 // a deep queue hands over out of order are held until the gap before them closes, so that random
 // reads which happen to lie close together do not count.
@@ -160,7 +160,7 @@ func (st *stream) joinEarly() {
 
 // readWindow is how much is worth reading ahead: while the slowest device reads one chunk, the
 // others must not run out of work, so (Little) the sum of the rates times the longest time of a
-// chunk, five times because chunks of one device come in clumps. More would only push what is ready
+// chunk, ten times because chunks of one device come in clumps. More would only push what is ready
 // out of the processor's caches.
 // Spinning disks want all of it, for long runs between seeks.
 func (v *Volume) readWindow() int64 {
@@ -182,7 +182,7 @@ func (v *Volume) readWindow() int64 {
 	cs := int64(v.info.ChunkSize)
 	w := v.opts.ReadAhead
 	if !spins && slowest > 0 {
-		if need := 5 * float64(cs) * sum / slowest; need < float64(w) {
+		if need := 10 * float64(cs) * sum / slowest; need < float64(w) {
 			w = int64(need)
 		}
 	}

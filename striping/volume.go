@@ -30,7 +30,7 @@ type Options struct {
 	WriteAge time.Duration
 	// CacheBytes bounds the cache of placements and block sums; default 64 MiB.
 	CacheBytes int64
-	// ReadAhead bounds what is read ahead for one sequential reader, in bytes; default 32 MiB;
+	// ReadAhead bounds what is read ahead for one sequential reader, in bytes; default 64 MiB;
 	// negative: none.
 	ReadAhead int64
 	// Seed makes placement repeatable.
@@ -56,7 +56,7 @@ func (o *Options) setDefaults() {
 		o.CacheBytes = 64 << 20
 	}
 	if o.ReadAhead == 0 {
-		o.ReadAhead = 32 << 20
+		o.ReadAhead = 64 << 20
 	}
 }
 
