@@ -1,0 +1,18 @@
+//go:build torture
+
+package striping
+
+import "testing"
+
+// TestTorture runs the long campaigns one after the other. Each prints one line with its figures.
+func TestTorture(t *testing.T) {
+	*crashCount = max(*crashCount, 100_000)
+	*enumDepth = max(*enumDepth, 2)
+	*lifeCount = max(*lifeCount, 10_000)
+	t.Run("power cuts", TestCrash)
+	t.Run("power cuts of faulty mirrors", TestCrashWithFaults)
+	t.Run("every crash", TestEveryCrash)
+	t.Run("lives of exports", TestLifeOfExports)
+	t.Run("failed calls", TestNthCall)
+	t.Run("full volumes", TestSpaceFillsUp)
+}
