@@ -52,7 +52,6 @@ check)
   formatted_and_vetted
   count '$GO test -json -race -timeout 10m -p 2 $(libraries)' \
         '$GO test -json -timeout 5m -run Allocate ./nbd' \
-        '$GO test -json -timeout 5m -run Allocate ./nbd' \
         '$GO test -json -timeout 12m -p 1 $(processes)'
   ;;
 race)
