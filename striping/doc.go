@@ -80,6 +80,10 @@
 // A write-out that no device takes keeps its data in RAM, is tried again, and makes flushes fail
 // meanwhile; when such data fills half of DirtyLimit, writes fail too.
 //
+// A chunk that must move while one of its blocks has no good copy stays where it is: the move would
+// take the block's last hope. Until that block is written again, flushes that cover new data of
+// the chunk fail.
+//
 // When the journal cannot be written, nothing new becomes durable: flushes fail, reads go on. While
 // its disk is full (JOURNAL_FULL) the same holds for what needs a new record; overwrites go on.
 //
@@ -94,7 +98,7 @@
 //
 // # Memory
 //
-// A cached chunk of 1 MiB takes about 1.6 KiB, sums included; CacheBytes (64 MiB) bounds them, and what is not
+// A cached chunk of 1 MiB takes about 1.5 KiB, sums included; CacheBytes (64 MiB) bounds them, and what is not
 // cached costs one journal read. The allocators take 2 bytes and 1/4 bit per region. Buffered
 // writes are bounded by DirtyLimit, chunks that wait for their commit by FlushInterval and
 // flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of an export.

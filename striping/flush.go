@@ -165,7 +165,11 @@ func (f *flusher) round(requests []*flushRequest) {
 			}
 			v.cache.put(c)
 		}
-		r.done <- errors.Join(errs...)
+		err := errors.Join(errs...)
+		if r.commit && err != nil && v.ctx.Err() == nil {
+			v.log.Error("early commit", "err", err) // nobody waits for its result
+		}
+		r.done <- err
 	}
 }
 
