@@ -17,7 +17,7 @@ import (
 // TestStreamOverSpinningMirrors: one sequential reader gets what all its spinning disks can do
 // together, though each copy lies on two of them only: chunks are placed in runs and read in long
 // segments. A head that passes over what it does not read gains nothing, so that without either
-// it is little more than the half.
+// it is about two thirds; which chunks then stand where, and so the last points, differs by run.
 func TestStreamOverSpinningMirrors(t *testing.T) {
 	// The simulated disks serve in order of arrival, which is that of submission only as long as no
 	// goroutine overtakes another between being let in and arriving (the race detector has them do
@@ -28,10 +28,10 @@ func TestStreamOverSpinningMirrors(t *testing.T) {
 	for _, c := range []struct {
 		rates []float64
 		want  float64 // percent of the sum of bandwidths
-		plain float64 // most that it may be without runs and segments
+		gain  float64 // least that it must be above reading without runs and segments
 	}{
-		{[]float64{160e6, 160e6}, 90, 70},
-		{[]float64{160e6, 160e6, 160e6}, 70, 68},
+		{[]float64{160e6, 160e6}, 90, 20},
+		{[]float64{160e6, 160e6, 160e6}, 70, 3},
 	} {
 		run := func(rotates bool) (percent float64) {
 			synctest.Test(t, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestStreamOverSpinningMirrors(t *testing.T) {
 		}
 		without, with := run(false), run(true)
 		require.GreaterOrEqual(t, with, c.want)
-		require.LessOrEqual(t, without, c.plain)
+		require.GreaterOrEqual(t, with-without, c.gain)
 	}
 }
 
