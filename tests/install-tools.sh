@@ -14,8 +14,9 @@ missing=()
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package[$program]}")
 done
-# Debian's own python: another one first in PATH would not find Debian's modules.
-/usr/bin/python3 -c 'import nbd' 2>/dev/null || missing+=(python3-libnbd)
+# Debian's own python: another one first in PATH would not find Debian's modules. Any directory named
+# nbd passes for a module of that name, the one here too, so something in it is asked for.
+/usr/bin/python3 -c 'import nbd; nbd.NBD' 2>/dev/null || missing+=(python3-libnbd)
 # go test -race needs the C library's headers, which gcc only recommends.
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 [ ${#missing[@]} -gt 0 ] || exit 0
