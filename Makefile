@@ -43,7 +43,8 @@ bench: ## throughput and latency beside other servers, each figure printed as it
 	$(GO) test -tags bench -v -count=$(COUNT) -timeout 2h ./tests/bench
 	$(GO) test -run '^$$' -bench . -benchtime 1s -count=$(COUNT) ./...
 
-torture: ## the long versions of the crash, fault and corruption tests
+torture: ## the long versions of the crash, fault and corruption tests, and a guest kernel
+	@tests/install-tools.sh torture
 	BALLAST_TORTURE=1 $(GO) test -tags torture -v -count=1 -timeout 6h -run 'Torture' ./...
 
 clean: ## remove bin/ (the demo volume in .ballast/ stays)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the programs that the tests talk to, as Debian packages, when run by root. Does nothing,
-# and needs no network, when all of them are there.
+# and needs no network, when all of them are there. With the argument torture, what only make torture
+# needs comes too.
 set -euo pipefail
 
 declare -A package=(
@@ -8,6 +9,9 @@ declare -A package=(
   [nbdkit]=nbdkit [nbdinfo]=libnbd-bin [nbdcopy]=libnbd-bin [nbd-client]=nbd-client
   [mkfs.btrfs]=btrfs-progs [mkfs.ext4]=e2fsprogs [losetup]=mount [git]=git
 )
+if [ "${1:-}" = torture ]; then
+  package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [cpio]=cpio)
+fi
 export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()

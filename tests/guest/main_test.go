@@ -1,0 +1,12 @@
+//go:build torture
+
+package guest
+
+import (
+	"os"
+	"testing"
+
+	"ballast/tests/harness"
+)
+
+func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
