@@ -23,6 +23,9 @@ const maxSocketPath = 107
 type ListenOptions struct {
 	// Insecure allows TCP addresses beyond loopback, where anybody can read and write exports.
 	Insecure bool
+	// Users may connect to a unix socket besides root and the user of this process; see
+	// PeerListener. A socket for others has mode 0666, and a directory of mode 0711 if it has none.
+	Users []uint32
 }
 
 // Listen listens on spec, which is unix:PATH or tcp:HOST:PORT.
@@ -34,7 +37,7 @@ func Listen(spec string, opts ListenOptions) (net.Listener, error) {
 	kind, addr, ok := strings.Cut(spec, ":")
 	switch {
 	case ok && kind == "unix" && addr != "":
-		l, err := listenUnix(addr)
+		l, err := listenUnix(addr, opts.Users)
 		if err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", spec, err)
 		}
@@ -51,14 +54,18 @@ func Listen(spec string, opts ListenOptions) (net.Listener, error) {
 
 var umask sync.Mutex // of the whole process
 
-func listenUnix(path string) (net.Listener, error) {
+func listenUnix(path string, users []uint32) (net.Listener, error) {
 	switch {
 	case path[0] == '@' || path[0] == 0:
 		return nil, errors.New("abstract sockets have no permissions")
 	case len(path) > maxSocketPath:
 		return nil, fmt.Errorf("path has %d bytes, a unix socket allows %d", len(path), maxSocketPath)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	dirMode, mask := os.FileMode(0o700), 0o177
+	if len(users) > 0 {
+		dirMode, mask = 0o711, 0o111
+	}
+	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return nil, err
 	}
 	if err := removeStale(path); err != nil {
@@ -66,9 +73,13 @@ func listenUnix(path string) (net.Listener, error) {
 	}
 	umask.Lock()
 	defer umask.Unlock()
-	old := syscall.Umask(0o177)
+	old := syscall.Umask(mask)
 	defer syscall.Umask(old)
-	return net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	return &PeerListener{UnixListener: l, Users: users}, nil
 }
 
 // removeStale removes a socket at path that nobody answers on.
@@ -133,33 +144,4 @@ func URI(l net.Listener, export string) string {
 		return u.Scheme + "://" + u.EscapedPath() + "?socket=" + strings.ReplaceAll(url.QueryEscape(a.Name), "%2F", "/")
 	}
 	return u.String()
-}
-
-// peerName describes who is on the other side, for logs and Stats.
-func peerName(nc net.Conn) string {
-	if u, ok := nc.(*net.UnixConn); ok {
-		if cred := peerCred(u); cred != nil {
-			return fmt.Sprintf("unix pid %d uid %d", cred.Pid, cred.Uid)
-		}
-		return "unix"
-	}
-	if a := nc.RemoteAddr(); a != nil {
-		return a.String()
-	}
-	return "unknown"
-}
-
-func peerCred(u *net.UnixConn) *syscall.Ucred {
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	var cred *syscall.Ucred
-	_ = raw.Control(func(fd uintptr) {
-		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	})
-	if err != nil {
-		return nil
-	}
-	return cred
 }

@@ -1,7 +1,6 @@
 package nbd_test
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +31,7 @@ func TestListenUnix(t *testing.T) {
 	_, err = nbd.Listen("unix:"+path, nbd.ListenOptions{})
 	require.ErrorIs(t, err, nbd.ErrInUse)
 
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // as after a crash
+	l.(*nbd.PeerListener).SetUnlinkOnClose(false) // as after a crash
 	require.NoError(t, l.Close())
 	_, err = os.Lstat(path)
 	require.NoError(t, err)
@@ -167,7 +166,7 @@ func TestInherited(t *testing.T) {
 	l, err := nbd.Listen("unix:"+path, nbd.ListenOptions{})
 	require.NoError(t, err)
 	defer l.Close()
-	f, err := l.(*net.UnixListener).File()
+	f, err := l.(*nbd.PeerListener).File()
 	require.NoError(t, err)
 	defer f.Close()
 	cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec "+self+" -test.run='^TestAsServer$'")

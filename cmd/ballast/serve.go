@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 )
 
 func (a *app) serveCommand() *cobra.Command {
-	var addresses []string
+	var addresses, users []string
 	var dirty, cache string
 	var watch bool
 	o := daemon.Options{}
@@ -41,6 +43,9 @@ it (NOTIFY_SOCKET).`,
 				}
 				o.NBD = append(o.NBD, address)
 			}
+			if o.Users, err = userIDs(users); err != nil {
+				return err
+			}
 			if o.DirtyLimit, err = optionalSize("--dirty-limit", dirty); err != nil {
 				return err
 			}
@@ -59,6 +64,7 @@ it (NOTIFY_SOCKET).`,
 	}
 	f := c.Flags()
 	f.StringArrayVar(&addresses, "nbd", nil, "serve on unix:PATH or tcp:HOST:PORT (loopback); may be repeated")
+	f.StringArrayVar(&users, "nbd-user", nil, "a user, by name or number, who may use unix sockets of --nbd besides root and yours; may be repeated")
 	f.StringVar(&o.HTTP, "http", "", "serve /metrics, /healthz and /readyz on HOST:PORT")
 	f.StringVar(&o.Stdio, "stdio", "", "serve this export to one client on standard input and output, then end")
 	f.StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
@@ -69,6 +75,23 @@ it (NOTIFY_SOCKET).`,
 	f.StringVar(&cache, "cache", "", "memory for what is known of placement (default 64MiB)")
 	f.DurationVar(&o.FlushInterval, "flush-interval", 0, "how long written data may stay volatile if no client flushes (default 5s)")
 	return c
+}
+
+// userIDs looks users up by name or number.
+func userIDs(names []string) ([]uint32, error) {
+	var ids []uint32
+	for _, name := range names {
+		id := name
+		if u, err := user.Lookup(name); err == nil {
+			id = u.Uid
+		}
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return nil, control.Refuse("E_USAGE", "--nbd-user %s: there is no such user", name).WithTry("getent passwd")
+		}
+		ids = append(ids, uint32(n))
+	}
+	return ids, nil
 }
 
 func optionalSize(flag, s string) (int64, error) {

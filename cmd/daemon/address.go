@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -67,13 +68,14 @@ func checkSocketPath(path string) error {
 }
 
 // listen listens on a; see nbd.Listen for what becomes of sockets that are there already.
-func (a Address) listen() (net.Listener, error) {
+// users may connect to a unix socket besides root and the daemon's own.
+func (a Address) listen(users ...uint32) (net.Listener, error) {
 	if a.Network == "unix" {
 		if err := checkSocketPath(a.Addr); err != nil {
 			return nil, err
 		}
 	}
-	l, err := nbd.Listen(a.String(), nbd.ListenOptions{})
+	l, err := nbd.Listen(a.String(), nbd.ListenOptions{Users: users})
 	switch {
 	case errors.Is(err, nbd.ErrInUse), errors.Is(err, syscall.EADDRINUSE):
 		return nil, control.Refuse("E_BUSY", "somebody listens on %s already", a).WithTry("another address")
@@ -82,5 +84,32 @@ func (a Address) listen() (net.Listener, error) {
 	case err != nil:
 		return nil, control.Refuse("E_ADDRESS", "%v", err).WithTry("another address")
 	}
+	if a.Network == "unix" && len(users) > 0 {
+		if err := reachable(filepath.Dir(a.Addr)); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
 	return l, nil
+}
+
+// reachable refuses a directory that other users cannot get through.
+func reachable(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		fi, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if fi.Mode()&0o001 == 0 {
+			return control.Refuse("E_ADDRESS", "the users of --nbd-user cannot get through %s (mode %04o)", dir, fi.Mode().Perm()).
+				WithTry("--nbd unix:PATH with a directory that is open to them")
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
 }

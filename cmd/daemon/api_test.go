@@ -129,7 +129,7 @@ func serveFake(t *testing.T) *served {
 	s.socket = filepath.Join(t.TempDir(), "s")
 	l, err := Address{"unix", s.socket}.listen()
 	require.NoError(t, err)
-	server := &httptest.Server{Listener: control.PeerListener{UnixListener: l.(*net.UnixListener)}, Config: &http.Server{Handler: a.handler()}}
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: a.handler()}}
 	server.Start()
 	s.Client = control.NewClient("vault", s.socket)
 	t.Cleanup(func() {

@@ -30,6 +30,7 @@ type Options struct {
 
 	Listen bool      // serve NBD at all, and HTTP
 	NBD    []Address // default: the socket in the run directory
+	Users  []uint32  // may use unix sockets of NBD besides root and the daemon's own user
 	HTTP   string    // HOST:PORT of /metrics; "": none
 	// Stdio is an export to serve to one client on Stdin and Stdout; Run returns when it is gone.
 	Stdio         string
@@ -194,6 +195,9 @@ func (s *server) listeners() (set *listenerSet, addresses []Address, err error) 
 		return set, nil, control.Refuse("E_ADDRESS", "sockets of the service manager: %v", err)
 	}
 	for _, l := range inherited {
+		if u, ok := l.(*net.UnixListener); ok && len(s.o.Users) > 0 {
+			l = &nbd.PeerListener{UnixListener: u, Users: s.o.Users}
+		}
 		set.nbd = append(set.nbd, l)
 		addresses = append(addresses, Address{l.Addr().Network(), l.Addr().String()})
 	}
@@ -202,7 +206,7 @@ func (s *server) listeners() (set *listenerSet, addresses []Address, err error) 
 		wanted = []Address{{"unix", s.o.Dirs.NBD(s.o.Volume)}}
 	}
 	for _, a := range wanted {
-		l, err := a.listen()
+		l, err := a.listen(s.o.Users...)
 		if err != nil {
 			return set, nil, err
 		}
@@ -236,7 +240,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	}
 	s.control = httpServer(s.api.handler())
 	s.wg.Go(func() {
-		s.serveHTTP(s.control, control.PeerListener{UnixListener: l.control.(*net.UnixListener)}, stop)
+		s.serveHTTP(s.control, l.control, stop)
 	})
 	if l.http != nil {
 		s.public = httpServer(s.api.public())
