@@ -82,7 +82,7 @@ by what the disks are measured to do, and served as block devices over NBD.`,
 	flags.BoolVar(&a.json, "json", false, "write JSON")
 	root.AddCommand(a.createCommand(), a.serveCommand(), a.statusCommand(), a.usageCommand(), a.listCommand(), a.stopCommand(),
 		a.exportCommand(), a.deviceCommand(), a.iostatCommand(), a.eventsCommand(), a.checkCommand(), a.inspectCommand(),
-		a.attachCommand(), a.detachCommand(), a.versionCommand(), a.preflightCommand())
+		a.attachCommand(), a.detachCommand(), a.versionCommand(), a.manCommand(), a.preflightCommand())
 	root.SetHelpCommand(a.helpCommand(root))
 	return root
 }
