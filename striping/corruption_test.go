@@ -211,7 +211,7 @@ func TestCorruptionIsHealed(t *testing.T) {
 					require.NotEmpty(t, wrong, "the harm did nothing")
 					d.open()
 					ctx := context.Background()
-					for _, m := range d.v.members[1:] { // so that the bad copy is the one that is read
+					for _, m := range d.v.devs()[1:] { // so that the bad copy is the one that is read
 						d.v.bal.SetReadable(m.id, false)
 					}
 					e := d.export("e")
@@ -227,7 +227,7 @@ func TestCorruptionIsHealed(t *testing.T) {
 					require.Equal(t, int64(len(wrong)), st.Healed)
 					require.Empty(t, st.Bad)
 					require.NoError(t, d.v.checkCopies(ctx))
-					for _, m := range d.v.members {
+					for _, m := range d.v.devs() {
 						d.v.bal.SetReadable(m.id, true)
 					}
 					require.NoError(t, d.read(e, 0, len(d.vers)))

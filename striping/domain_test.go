@@ -51,7 +51,7 @@ func TestCopiesLieInDistinctDomains(t *testing.T) {
 				require.NoError(t, err)
 				in := map[string]bool{}
 				for _, c := range rec.Copies {
-					name := r.v.byID[devices.ID(c.Device)].domain()
+					name := r.v.dev(devices.ID(c.Device)).domain()
 					require.False(t, in[name], "%v", rec.Copies)
 					in[name] = true
 				}

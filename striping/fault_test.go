@@ -248,16 +248,16 @@ func TestHealingFromThreeCopies(t *testing.T) {
 					d.CorruptMedia(0, s.cfg.size, faultdisk.Garbage, rand.New(rand.NewPCG(uint64(i), 2)))
 				}
 			}
-			for _, m := range s.v.members {
+			for _, m := range s.v.devs() {
 				s.v.bal.SetReadable(m.id, int(m.id) != good+1)
 			}
 			s.read(0, 32)
 			time.Sleep(time.Minute)
-			for _, m := range s.v.members {
+			for _, m := range s.v.devs() {
 				s.v.bal.SetReadable(m.id, int(m.id) == good+1)
 			}
-			for _, m := range s.v.members {
-				for _, o := range s.v.members {
+			for _, m := range s.v.devs() {
+				for _, o := range s.v.devs() {
 					s.v.bal.SetReadable(o.id, o == m)
 				}
 				s.read(0, 32)

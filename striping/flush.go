@@ -327,7 +327,7 @@ func (v *Volume) syncFor(chunks []*chunk) {
 	}
 	var wg sync.WaitGroup
 	for id, n := range need {
-		m := v.byID[id]
+		m := v.dev(id)
 		if m.synced.Load() >= n || !m.usable() {
 			continue
 		}
@@ -368,7 +368,7 @@ func (v *Volume) readyToCommit(c *chunk, settle bool) (in bool, err error) {
 			if p.stale {
 				continue
 			}
-			if p.need > v.byID[p.dev].synced.Load() {
+			if p.need > v.dev(p.dev).synced.Load() {
 				p.stale = true
 				turned++
 				continue

@@ -91,7 +91,7 @@ func (v *Volume) heal(item heal) {
 			at = i
 		}
 	}
-	if at < 0 || !c.written.has(item.block) || !v.byID[item.dev].usable() {
+	if at < 0 || !c.written.has(item.block) || !v.dev(item.dev).usable() {
 		c.mu.Unlock()
 		return
 	}
@@ -118,7 +118,7 @@ func (v *Volume) healBlock(vw *view, at, block int) {
 			continue
 		}
 		pl := vw.places[at]
-		m := v.byID[pl.dev]
+		m := v.dev(pl.dev)
 		err = v.writeBlock(m, pl.off, block, buf) // the chunk is held meanwhile: not for long, and not in the background
 		buf.Release()
 		if err != nil {

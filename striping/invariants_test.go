@@ -48,7 +48,7 @@ func (v *Volume) checkCopies(ctx context.Context) error {
 		}
 		seed := sumSeed(v.info.UUID, num, index, vw.gen)
 		for at, p := range vw.places {
-			m := v.byID[p.dev]
+			m := v.dev(p.dev)
 			used[m] += int64(vw.slot) * blockSize
 			for b := range vw.slot {
 				key := slotKey{m, p.off/blockSize + int64(b)}
@@ -73,7 +73,7 @@ func (v *Volume) checkCopies(ctx context.Context) error {
 		return nil
 	})
 	errs = append(errs, err)
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if got, _ := m.alloc.usage(); got != used[m] {
 			errs = append(errs, fmt.Errorf("device %v: %d bytes are taken, chunks have %d", m.id, got, used[m]))
 		}

@@ -98,11 +98,11 @@ func readEachCopy(t *testing.T, r *rig, m *model, e *Export) {
 	r.v.opts.ReadAhead = -1 // what was read ahead would hide the copies
 	defer func() { r.v.opts.ReadAhead = ahead }()
 	p := make([]byte, blockSize)
-	for _, mem := range r.v.members {
+	for _, mem := range r.v.devs() {
 		if !mem.usable() {
 			continue
 		}
-		for _, o := range r.v.members {
+		for _, o := range r.v.devs() {
 			r.v.bal.SetReadable(o.id, o == mem)
 		}
 		for i := range m.blocks {
@@ -111,7 +111,7 @@ func readEachCopy(t *testing.T, r *rig, m *model, e *Export) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	for _, o := range r.v.members {
+	for _, o := range r.v.devs() {
 		r.v.bal.SetReadable(o.id, o.usable())
 	}
 }

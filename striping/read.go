@@ -430,7 +430,7 @@ func (p *readingRun) wait() (buf *Buffer, from int, err error) {
 // readable appends the copies (indexes of vw.places) that can be read to list.
 func (v *Volume) readable(vw *view, list []int) []int {
 	for i := range vw.places {
-		if !vw.places[i].stale && v.byID[vw.places[i].dev].Device != nil {
+		if !vw.places[i].stale && v.dev(vw.places[i].dev).Device != nil {
 			list = append(list, i)
 		}
 	}
@@ -585,7 +585,7 @@ func (v *Volume) forgetBad(p *plan) {
 
 // checkFailed notes a block that failed its check on one device.
 func (v *Volume) checkFailed(id devices.ID, key chunkKey, block int) {
-	v.byID[id].errors.Add(1)
+	v.dev(id).errors.Add(1)
 	v.log.Warn("block failed its check", "device", id.String(), "chunk", key.String(), "block", block)
 }
 
@@ -672,7 +672,7 @@ func (v *Volume) tryRead(o *object, index uint64, in, size int64, sink Sink) (do
 func (v *Volume) isFast(vw *view, s *segment) bool {
 	for i := range vw.places {
 		p := &vw.places[i]
-		m := v.byID[p.dev]
+		m := v.dev(p.dev)
 		if p.stale || !m.usable() {
 			continue
 		}

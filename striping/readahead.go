@@ -170,7 +170,7 @@ func (v *Volume) readWindow() int64 {
 	}
 	sum, slowest := 0.0, math.Inf(1)
 	spins := false
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if !m.usable() {
 			continue
 		}
@@ -262,7 +262,7 @@ func (st *stream) start(o *object, index uint64) {
 	// Spinning disks are asked from here: goroutines would ask in any order, and a head that has to
 	// go back loses a turn.
 	var begun *readingRun
-	if v.rotates {
+	if v.rotates.Load() {
 		i := 0
 		n, data := vw.written.run(i, vw.slot)
 		if !data {

@@ -71,7 +71,7 @@ func (v *Volume) learnLoop() {
 // learn journals the speeds of devices, and where they were found, if that has changed. That it
 // failed is told and does no harm: devices are measured again.
 func (v *Volume) learn(ctx context.Context) {
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if m.Device == nil {
 			continue
 		}

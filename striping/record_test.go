@@ -154,11 +154,11 @@ func TestRecordKeepsStateAndSpeeds(t *testing.T) {
 
 		// Speeds after a failure, and at the same time as another.
 		r.v.mu.Lock()
-		r.v.byID[1].record.saved.SecondsPerOp = [4]float64{1, 1, 1, 1}
-		r.v.byID[2].record.saved.SecondsPerOp = [4]float64{1, 1, 1, 1}
+		r.v.dev(1).record.saved.SecondsPerOp = [4]float64{1, 1, 1, 1}
+		r.v.dev(2).record.saved.SecondsPerOp = [4]float64{1, 1, 1, 1}
 		r.v.mu.Unlock()
 		go r.v.learn(ctx)
-		go r.v.takeOut(r.v.byID[2], journal.Failed, "pulled")
+		go r.v.takeOut(r.v.dev(2), journal.Failed, "pulled")
 		time.Sleep(time.Second)
 		require.Equal(t, rec, r.deviceRecord(1))
 		rec = r.deviceRecord(2)

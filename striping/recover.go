@@ -111,7 +111,7 @@ func (v *Volume) rate(slot int, places []place) rating {
 	}
 	good := 0
 	for i := range places {
-		if !places[i].stale && v.byID[places[i].dev].usable() {
+		if !places[i].stale && v.dev(places[i].dev).usable() {
 			good++
 		}
 	}
@@ -146,7 +146,7 @@ func placesOf(rec *journal.Chunk) []place {
 // claimSlots marks a chunk's slots at open and counts the chunk.
 func (v *Volume) claimSlots(rec *journal.Chunk) error {
 	for _, p := range rec.Copies {
-		m := v.byID[devices.ID(p.Device)]
+		m := v.dev(devices.ID(p.Device))
 		if m == nil {
 			return fmt.Errorf("%w: a copy on device %d, which the volume does not have", journal.ErrCorrupt, p.Device)
 		}
@@ -302,7 +302,7 @@ func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (sum uint32, w
 		if vw.places[i].stale {
 			continue
 		}
-		m := v.byID[vw.places[i].dev]
+		m := v.dev(vw.places[i].dev)
 		if m.Device == nil || m.out.Load() && m.Device.Load().Outstanding > 0 { // missing, or hung before
 			unseen, behind = true, true
 			continue
@@ -332,7 +332,7 @@ func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (sum uint32, w
 		return sums[len(sums)-1], nil, false, nil
 	}
 	for _, h := range copies {
-		m := v.byID[vw.places[h.at].dev]
+		m := v.dev(vw.places[h.at].dev)
 		if h.buf != nil && h.sum == sums[best] {
 			continue
 		}

@@ -28,7 +28,7 @@ const maxWriteErrors = 3
 // deviceError decides what an error of a device means for it. Errors of reads are healed; a
 // device that cannot sync, is gone, hangs, or keeps failing writes is taken out.
 func (v *Volume) deviceError(id devices.ID, err error) {
-	m := v.byID[id]
+	m := v.dev(id)
 	n := m.errors.Add(1)
 	var op *devices.OpError
 	isWrite := errors.As(err, &op) && op.Op != devices.Read
@@ -179,7 +179,7 @@ func formatUUID(u [16]byte) string {
 // the bytes of all data areas.
 func (v *Volume) space() (size, free, raw int64) {
 	all, rest := map[string]int64{}, map[string]int64{}
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		_, capacity := m.alloc.usage()
 		raw += capacity
 		all[m.domain()] += capacity
@@ -204,8 +204,8 @@ func (v *Volume) space() (size, free, raw int64) {
 }
 
 func (v *Volume) deviceStatus() []DeviceStatus {
-	list := make([]DeviceStatus, 0, len(v.members))
-	for _, m := range v.members {
+	list := make([]DeviceStatus, 0, len(v.devs()))
+	for _, m := range v.devs() {
 		used, _ := m.alloc.usage()
 		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path, State: "online", SizeBytes: m.Record.Size,
 			UsedBytes: used, Errors: m.errors.Load(), Domain: m.Record.Domain}
@@ -429,7 +429,7 @@ func (v *Volume) writeAnchors() error {
 		return nil
 	}
 	var errs []error
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if m.WriteLabel != nil && m.usable() {
 			if err := m.WriteLabel(m.Record.Epoch, st); err != nil {
 				errs = append(errs, fmt.Errorf("device %v: label: %w", m.id, err))

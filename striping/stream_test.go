@@ -38,7 +38,7 @@ func TestStreamOverSpinningMirrors(t *testing.T) {
 				defer runtime.GC() // of a gigabyte of simulated disks
 				ctx := context.Background()
 				r := newRig(t, rigConfig{disks: len(c.rates), size: 320 << 20, chunk: 1 << 20, copies: 2, rotational: true, timing: simdisk.HDD(c.rates[0])})
-				r.v.rotates = rotates
+				r.v.rotates.Store(rotates)
 				require.NoError(t, r.v.CreateExport(ctx, "e", size))
 				e := r.export("e")
 				p := make([]byte, 1<<20)

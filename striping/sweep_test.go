@@ -499,7 +499,7 @@ func sweepOne(t *testing.T, sc scenario, f sweepFault, n int, copies uint8) (met
 	for _, e := range s.v.Exports() {
 		require.True(t, e.Name == "e" || e.Name == "f" && s.failed > 0)
 	}
-	for _, m := range s.v.members { // so that each copy is read once
+	for _, m := range s.v.devs() { // so that each copy is read once
 		s.v.bal.SetReadable(m.id, false)
 		s.readAll(t)
 		s.v.bal.SetReadable(m.id, true)

@@ -65,6 +65,7 @@ type member struct {
 	Member
 	id    devices.ID
 	alloc *allocator
+	left  bool // it is no device of the volume any more
 
 	writes atomic.Uint64 // writes that completed
 	synced atomic.Uint64 // of these, how many are on stable media
@@ -94,9 +95,8 @@ type Volume struct {
 	dirty  budget
 	wb     writeback
 
-	rotates bool      // a device spins
-	members []*member // by ID order; never changes
-	byID    map[devices.ID]*member
+	rotates atomic.Bool // a device spins
+	set     atomic.Pointer[memberSet]
 
 	gen      atomic.Uint64 // next generation
 	claimed  atomic.Int64  // bytes promised to chunks that are not placed yet
@@ -168,8 +168,9 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opts: o, log: o.Logger, info: o.Volume, byID: map[devices.ID]*member{}, infoLock: newIOLock(), recordLock: newIOLock(),
+	v := &Volume{opts: o, log: o.Logger, info: o.Volume, infoLock: newIOLock(), recordLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
+	v.set.Store(&memberSet{})
 	if err := v.checkGeometry(); err != nil {
 		return nil, err
 	}
@@ -191,7 +192,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 			mem.reason = "missing"
 		} else {
 			bm = append(bm, balance.Member{Device: m.Device, Domain: m.Record.Domain})
-			v.rotates = v.rotates || m.Device.Rotational()
+			v.rotates.Store(v.rotates.Load() || m.Device.Rotational())
 			if m.Record.State == journal.Failed {
 				mem.out.Store(true)
 				mem.reason = m.Record.Reason
@@ -201,15 +202,14 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 			v.cancel()
 			return nil, fmt.Errorf("device %v: %w", mem.id, err)
 		}
-		v.members = append(v.members, mem)
-		v.byID[mem.id] = mem
+		v.putMember(mem)
 	}
 	if err := errors.Join(v.load(ctx), v.loadEvents()); err != nil {
 		v.cancel()
 		return nil, err
 	}
 	v.bal = balance.New(bm, balance.Options{Copies: int(o.Volume.Copies), Space: (*volumeSpace)(v), Seed: o.Seed, OnError: v.deviceError})
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if m.Device != nil && m.out.Load() {
 			v.bal.SetPlaceable(m.id, false)
 			v.bal.SetReadable(m.id, false)
@@ -327,7 +327,7 @@ func (v *Volume) slotBlocks(size int64, index uint64) int {
 type volumeSpace Volume
 
 func (s *volumeSpace) Reserve(id devices.ID, size int64) (int64, bool) {
-	m := s.byID[id]
+	m := s.dev(id)
 	off, ok := m.alloc.reserve(size)
 	if ok {
 		m.copies.Add(1)
@@ -336,9 +336,9 @@ func (s *volumeSpace) Reserve(id devices.ID, size int64) (int64, bool) {
 }
 
 func (s *volumeSpace) Release(id devices.ID, off, size int64) {
-	m := s.byID[id]
+	m := s.dev(id)
 	m.alloc.release(off, size)
 	m.copies.Add(-1)
 }
 
-func (s *volumeSpace) Usage(id devices.ID) (used, capacity int64) { return s.byID[id].alloc.usage() }
+func (s *volumeSpace) Usage(id devices.ID) (used, capacity int64) { return s.dev(id).alloc.usage() }

@@ -66,7 +66,7 @@ func (v *Volume) claimLocked(o *object, c *chunk, end int) error {
 // whole regions, so that nobody promises the same gap twice.
 func (v *Volume) fitsPartly(size int64) bool {
 	all, fit := map[string]bool{}, map[string]bool{}
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if m.usable() {
 			all[m.domain()] = true
 			if m.alloc.fits(size) {
@@ -81,7 +81,7 @@ func (v *Volume) fitsPartly(size int64) bool {
 // copies, or at as many as there are domains left.
 func (v *Volume) capacityLeft() int64 {
 	free := map[string]int64{}
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if m.usable() {
 			free[m.domain()] += m.alloc.freeRegions() * int64(v.info.ChunkSize)
 		}
@@ -438,7 +438,7 @@ func (v *Volume) zeroBlocks(o *object, index uint64, first, n int, keep bool) er
 // pickPlaces returns the copies of a chunk that may be written, and those that may not.
 func (v *Volume) pickPlaces(places []place) (good, bad []int) {
 	for i := range places {
-		if !places[i].stale && v.byID[places[i].dev].usable() {
+		if !places[i].stale && v.dev(places[i].dev).usable() {
 			good = append(good, i)
 		} else {
 			bad = append(bad, i)

@@ -208,7 +208,7 @@ func (v *Volume) placeNew(p *plan) {
 	v.stats.placed.Add(1)
 	hold := p.ov.retainAll()
 	var beside *balance.Neighbours
-	if v.rotates && p.slot == v.blocks {
+	if v.rotates.Load() && p.slot == v.blocks {
 		beside = p.o.beside(p.c.key.index, int64(v.info.ChunkSize))
 	}
 	v.bal.Write(&balance.Write{
@@ -228,7 +228,7 @@ func (v *Volume) placeNew(p *plan) {
 func (v *Volume) placeDone(p *plan, placed []balance.Placed) {
 	places := make([]place, len(placed))
 	for i, pl := range placed {
-		m := v.byID[pl.Device]
+		m := v.dev(pl.Device)
 		places[i] = place{dev: pl.Device, off: pl.Off, need: m.writes.Add(1)}
 	}
 	written := newBitmap(p.slot)
@@ -275,7 +275,7 @@ func (v *Volume) retireLocked(c *chunk) (free []slotRef) {
 
 // freeRaw is the space of all free regions, in bytes.
 func (v *Volume) freeRaw() (n int64) {
-	for _, m := range v.members {
+	for _, m := range v.devs() {
 		if m.usable() {
 			n += m.alloc.freeRegions() * int64(v.info.ChunkSize)
 		}
@@ -285,7 +285,7 @@ func (v *Volume) freeRaw() (n int64) {
 
 // freeSlot gives a slot back, or, while a hung operation still has it, leaves that to its return.
 func (v *Volume) freeSlot(s slotRef) {
-	m := v.byID[s.dev]
+	m := v.dev(s.dev)
 	m.hungMu.Lock()
 	if n := m.hung[s.off]; n != nil {
 		n.free = s.size
@@ -362,7 +362,7 @@ func (v *Volume) writeInPlace(p *plan) {
 	}
 	for i, at := range p.good {
 		pl := p.c.places[at] // places do not change while out is set
-		m := v.byID[pl.dev]
+		m := v.dev(pl.dev)
 		for _, run := range p.runs {
 			hold := p.ov.retainAll()
 			key := m.enter(pl.off)
@@ -415,7 +415,7 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 		if errs[i] == nil {
 			ok++
 			hit[at] = true
-			places[at].need = v.byID[places[at].dev].writes.Add(1)
+			places[at].need = v.dev(places[at].dev).writes.Add(1)
 		}
 	}
 	if ok == 0 { // the data is in RAM still: put the whole chunk elsewhere

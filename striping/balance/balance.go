@@ -2,7 +2,9 @@ package balance
 
 import (
 	"errors"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,11 +58,11 @@ type Options struct {
 
 // Balancer places writes and directs reads.
 type Balancer struct {
-	opts    Options
-	members []*member
-	byID    map[devices.ID]*member
-	epoch   time.Time
-	timers  *timers
+	opts   Options
+	set    atomic.Pointer[memberSet]
+	adding sync.Mutex // over changes of set
+	epoch  time.Time
+	timers *timers
 
 	waiting atomic.Int64 // in both queues
 
@@ -80,12 +82,26 @@ type Balancer struct {
 	ties      uint64
 }
 
+// memberSet is the devices at one moment; it is replaced, never changed. Devices are only added, so
+// an index stays that of the same device for good. Those that were removed are gone, which bars them
+// from everything.
+type memberSet struct {
+	list    []*member
+	byID    map[devices.ID]*member
+	domains map[string]int
+	next    int // unused domain number
+}
+
+func (b *Balancer) devs() []*member           { return b.set.Load().list }
+func (b *Balancer) dev(id devices.ID) *member { return b.set.Load().byID[id] }
+
 // member is one device. domain and the device never change.
 type member struct {
 	dev    *devices.Device
 	id     devices.ID
 	domain int
 
+	gone                atomic.Bool // it was removed
 	placeable, readable atomic.Bool
 	writes, writeBytes  atomic.Uint64
 	reads, readBytes    atomic.Uint64
@@ -101,30 +117,63 @@ func New(members []Member, o Options) *Balancer {
 	o.Copies = max(1, o.Copies)
 	b := &Balancer{
 		opts:  o,
-		byID:  make(map[devices.ID]*member, len(members)),
 		epoch: time.Now(),
 		ties:  o.Seed,
 	}
-	domains := map[string]int{}
-	for i, m := range members {
-		mm := &member{dev: m.Device, id: m.Device.ID(), domain: len(members) + i}
-		if m.Domain != "" {
-			if _, ok := domains[m.Domain]; !ok {
-				domains[m.Domain] = len(domains)
-			}
-			mm.domain = domains[m.Domain]
-		}
-		mm.placeable.Store(true)
-		mm.readable.Store(true)
-		b.members = append(b.members, mm)
-		b.byID[mm.id] = mm
-	}
+	b.set.Store(&memberSet{})
 	b.targetsAt = math.MinInt64
 	b.timers = newTimers(b.epoch)
-	for _, m := range b.members {
-		m.dev.OnComplete(b.place)
+	for _, m := range members {
+		b.Add(m)
 	}
 	return b
+}
+
+// Add takes in one more device. A device with the ID of one that is there takes its place.
+func (b *Balancer) Add(m Member) {
+	b.adding.Lock()
+	defer b.adding.Unlock()
+	s := b.set.Load()
+	n := &memberSet{list: slices.Clone(s.list), byID: maps.Clone(s.byID), domains: maps.Clone(s.domains), next: s.next}
+	if n.byID == nil {
+		n.byID, n.domains = map[devices.ID]*member{}, map[string]int{}
+	}
+	mm := &member{dev: m.Device, id: m.Device.ID()}
+	if d, ok := n.domains[m.Domain]; ok && m.Domain != "" {
+		mm.domain = d
+	} else {
+		mm.domain, n.next = n.next, n.next+1
+		if m.Domain != "" {
+			n.domains[m.Domain] = mm.domain
+		}
+	}
+	mm.placeable.Store(true)
+	mm.readable.Store(true)
+	if old := n.byID[mm.id]; old != nil {
+		old.leave()
+	}
+	n.byID[mm.id] = mm
+	n.list = append(n.list, mm)
+	b.set.Store(n)
+	mm.dev.OnComplete(b.place)
+	b.place()
+}
+
+// Remove bars a device from everything. Requests that it has go on.
+func (b *Balancer) Remove(id devices.ID) {
+	b.adding.Lock()
+	defer b.adding.Unlock()
+	if m := b.dev(id); m != nil {
+		m.leave()
+		b.place()
+	}
+}
+
+// leave bars m from everything.
+func (m *member) leave() {
+	m.gone.Store(true)
+	m.placeable.Store(false)
+	m.readable.Store(false)
 }
 
 // Close ends the balancer's goroutines and answers writes that wait for room with ErrClosed.
@@ -142,7 +191,7 @@ func (b *Balancer) now() time.Duration { return time.Since(b.epoch) }
 // SetPlaceable says whether a device takes new chunks. One that is draining, slow or failed
 // should not; the space on it does not count then.
 func (b *Balancer) SetPlaceable(id devices.ID, ok bool) {
-	if m := b.byID[id]; m != nil {
+	if m := b.dev(id); m != nil {
 		m.placeable.Store(ok)
 		b.place()
 	}
@@ -150,7 +199,7 @@ func (b *Balancer) SetPlaceable(id devices.ID, ok bool) {
 
 // SetReadable says whether a device serves reads while other copies can.
 func (b *Balancer) SetReadable(id devices.ID, ok bool) {
-	if m := b.byID[id]; m != nil {
+	if m := b.dev(id); m != nil {
 		m.readable.Store(ok)
 	}
 }
@@ -176,8 +225,9 @@ func (m *member) forecast(kind devices.Kind, class devices.Class, off, size int6
 
 // candidates reads the load of all devices for a write of size bytes.
 func (b *Balancer) candidates(size int64, class devices.Class) []policy.Candidate {
-	cands := make([]policy.Candidate, len(b.members))
-	for i, m := range b.members {
+	members := b.devs()
+	cands := make([]policy.Candidate, len(members))
+	for i, m := range members {
 		f := m.forecast(devices.Write, class, m.next.Load(), size)
 		c := &cands[i]
 		*c = policy.Candidate{
@@ -189,6 +239,9 @@ func (b *Balancer) candidates(size int64, class devices.Class) []policy.Candidat
 			Domain:      m.domain,
 			Barred:      f.Failed || !m.placeable.Load(),
 		}
+		if m.gone.Load() {
+			continue
+		}
 		used, capacity := b.opts.Space.Usage(m.id)
 		c.Used, c.Free = used, max(0, capacity-used)
 	}
@@ -198,9 +251,9 @@ func (b *Balancer) candidates(size int64, class devices.Class) []policy.Candidat
 // commonCause reports whether most devices are overdue.
 func (b *Balancer) commonCause() bool {
 	overdue, n := 0, 0
-	for _, m := range b.members {
+	for _, m := range b.devs() {
 		f := m.dev.Forecast(devices.Read, 0, 0)
-		if f.Failed {
+		if f.Failed || m.gone.Load() {
 			continue
 		}
 		n++
@@ -241,7 +294,10 @@ func (b *Balancer) Stats() Stats {
 	s := b.counts
 	s.Waiting = len(b.queues[0]) + len(b.queues[1])
 	s.WriteTokens, s.ReadTokens = b.writes.Left(now), b.reads.Left(now)
-	for _, m := range b.members {
+	for _, m := range b.devs() {
+		if m.gone.Load() {
+			continue
+		}
 		s.Shares = append(s.Shares, Share{
 			Device: m.id,
 			Writes: m.writes.Load(), WriteBytes: m.writeBytes.Load(),

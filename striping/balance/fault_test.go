@@ -90,7 +90,7 @@ func chaos(t *testing.T, seed uint64) {
 					t.Errorf("slot %v was given out twice", p)
 				}
 				published[p] = true
-				if d := r.b.byID[p.Device].domain; domains[d] {
+				if d := r.b.dev(p.Device).domain; domains[d] {
 					t.Errorf("two copies in one domain: %v", placed)
 				} else {
 					domains[d] = true

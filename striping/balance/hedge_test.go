@@ -44,7 +44,7 @@ func TestHedgesLeaveFinishedReadsAlone(t *testing.T) {
 		r.Done = func(*Read, int, [][]byte, error) { done.Store(true) }
 		rd := &read{b: b, r: r}
 		a := &rd.first
-		a.rd, a.bufs, a.m, a.began = rd, r.Bufs, b.byID[1], b.now()-time.Second
+		a.rd, a.bufs, a.m, a.began = rd, r.Bufs, b.dev(1), b.now()-time.Second
 		rd.attempts, rd.live = []*attempt{a}, 1
 		b.mu.Lock()
 		b.reads = policy.Tokens{}

@@ -71,8 +71,9 @@ func (b *Balancer) placeOne(wr *write) bool {
 		Promised:    b.promised(),
 		Tie:         b.tie(),
 	}
-	for i, m := range b.members {
-		cands[i].Target = m.target
+	members := b.devs()
+	for i := range cands {
+		cands[i].Target = members[i].target
 	}
 	for {
 		set, verdict := b.choose(cands, o, w)
@@ -90,7 +91,7 @@ func (b *Balancer) placeOne(wr *write) bool {
 		full := -1
 		for j, i := range set {
 			var ok bool
-			if offs[j], ok = b.opts.Space.Reserve(b.members[i].id, w.Slot); !ok {
+			if offs[j], ok = b.opts.Space.Reserve(b.devs()[i].id, w.Slot); !ok {
 				full = j
 				break
 			}
@@ -99,7 +100,7 @@ func (b *Balancer) placeOne(wr *write) bool {
 			if w.Beside != nil {
 				w.Beside.devices = w.Beside.devices[:0]
 				for _, i := range set {
-					w.Beside.devices = append(w.Beside.devices, b.members[i].id)
+					w.Beside.devices = append(w.Beside.devices, b.devs()[i].id)
 				}
 			}
 			b.begin(wr, set, offs, cands, now)
@@ -107,7 +108,7 @@ func (b *Balancer) placeOne(wr *write) bool {
 		}
 		// The allocator knows better, say for lack of a hole of that size.
 		for j := range full {
-			b.opts.Space.Release(b.members[set[j]].id, offs[j], w.Slot)
+			b.opts.Space.Release(b.devs()[set[j]].id, offs[j], w.Slot)
 		}
 		cands[set[full]].Free = 0
 	}
@@ -126,7 +127,7 @@ func (b *Balancer) choose(cands []policy.Candidate, o policy.Order, w *Write) ([
 		}
 	}
 	if len(prefer) > 0 {
-		o.Only = func(i int) bool { return slices.Contains(prefer, b.members[i].id) }
+		o.Only = func(i int) bool { return slices.Contains(prefer, b.devs()[i].id) }
 		if set, verdict := policy.Place(beside, o); verdict == policy.Chosen {
 			return set, verdict
 		}
@@ -146,7 +147,7 @@ func (b *Balancer) begin(wr *write, set []int, offs []int64, cands []policy.Cand
 	}
 	wr.want = len(set)
 	for j, i := range set {
-		m := b.members[i]
+		m := b.devs()[i]
 		m.next.Store(offs[j] + wr.w.Slot)
 		copies[j] = wr.addLocked(m, offs[j], &cands[i], now)
 	}
@@ -171,12 +172,17 @@ func (b *Balancer) updateBusy(now time.Duration) {
 		return
 	}
 	var sum float64
-	for _, m := range b.members {
+	n := 0
+	for _, m := range b.devs() {
+		if m.gone.Load() {
+			continue
+		}
+		n++
 		busy := m.dev.Load().Busy
 		sum += (busy - m.busy).Seconds() / dt.Seconds()
 		m.busy = busy
 	}
-	share := sum / float64(len(b.members))
+	share := sum / float64(max(n, 1))
 	b.busyShare += (1 - math.Exp(-dt.Seconds()/0.5)) * (share - b.busyShare)
 	b.busyAt = now
 }
@@ -187,11 +193,12 @@ func (b *Balancer) updateTargets(now time.Duration, cands []policy.Candidate) {
 		return
 	}
 	b.targetsAt = now
-	n := 2 * len(b.members) // domain numbers are less
+	members := b.devs()[:len(cands)]
+	n := len(members) // domain numbers are less
 	speed, capacity, free := make([]float64, n), make([]float64, n), make([]int64, n)
-	rate := make([]float64, len(b.members))
+	rate := make([]float64, len(members))
 	var used int64
-	for i, m := range b.members {
+	for i, m := range members {
 		c := &cands[i]
 		used += c.Used
 		if c.Barred {
@@ -208,7 +215,7 @@ func (b *Balancer) updateTargets(now time.Duration, cands []policy.Candidate) {
 		promised = min(promised, b.opts.Reserved())
 	}
 	p := policy.Targets(speed, capacity, float64(used)/float64(k)+float64(promised), k)
-	for i, m := range b.members {
+	for i, m := range members {
 		m.target = 0
 		if speed[m.domain] > 0 {
 			m.target = p[m.domain] * rate[i] / speed[m.domain]

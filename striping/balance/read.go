@@ -96,7 +96,7 @@ const inlineBelow = 15 * time.Microsecond
 // than the device's deadline.
 func (b *Balancer) ReadSync(r *Read) (copy int, bufs [][]byte, err error) {
 	if i, ok := b.only(r); ok && b.inline(r, i) {
-		m := b.byID[r.Copies[i].Device]
+		m := b.dev(r.Copies[i].Device)
 		m.reads.Add(1)
 		m.readBytes.Add(uint64(r.Size))
 		call := calls.Get().(*inlineRead)
@@ -165,12 +165,12 @@ func (c *inlineRead) leave() {
 // only returns the one copy of r that can be read, if there is just one.
 func (b *Balancer) only(r *Read) (int, bool) {
 	if len(r.Copies) == 1 {
-		return 0, b.byID[r.Copies[0].Device] != nil
+		return 0, b.dev(r.Copies[0].Device) != nil
 	}
 	usable := -1
 	for i := range r.Copies {
-		m := b.byID[r.Copies[i].Device]
-		if m == nil || m.dev.Failed() != nil {
+		m := b.dev(r.Copies[i].Device)
+		if m == nil || m.gone.Load() || m.dev.Failed() != nil {
 			continue
 		}
 		if usable >= 0 {
@@ -183,7 +183,7 @@ func (b *Balancer) only(r *Read) (int, bool) {
 
 // inline reports whether copy i is expected to be read faster than it could be handed over.
 func (b *Balancer) inline(r *Read, i int) bool {
-	f := b.byID[r.Copies[i].Device].forecast(devices.Read, r.Class, r.Copies[i].Off, r.Size)
+	f := b.dev(r.Copies[i].Device).forecast(devices.Read, r.Class, r.Copies[i].Off, r.Size)
 	return f.Expect < inlineBelow && !f.Overdue
 }
 
@@ -193,8 +193,8 @@ func (b *Balancer) pick(r *Read, tried func(copy int) bool, stream *Stream) (int
 	sources := buf[:0]
 	alone := true
 	for i, c := range r.Copies {
-		m := b.byID[c.Device]
-		if m == nil {
+		m := b.dev(c.Device)
+		if m == nil || m.gone.Load() {
 			sources = append(sources, policy.Source{Gone: true})
 			continue
 		}
@@ -233,7 +233,7 @@ func (rd *read) tried(copy int) bool {
 func (rd *read) try(a *attempt, i int, bufs [][]byte, exp time.Duration) {
 	b, r := rd.b, rd.r
 	c := r.Copies[i]
-	a.rd, a.copy, a.bufs, a.m = rd, i, bufs, b.byID[c.Device]
+	a.rd, a.copy, a.bufs, a.m = rd, i, bufs, b.dev(c.Device)
 	a.began, a.exp = b.now(), exp
 	a.req = devices.Request{
 		Kind: devices.Read, Class: r.Class, Off: c.Off, Bufs: bufs,
@@ -349,7 +349,7 @@ func (a *attempt) overdue() {
 		return
 	}
 	i, other := b.pick(r, rd.tried, nil)
-	useless := i < 0 || !b.byID[r.Copies[i].Device].readable.Load()
+	useless := i < 0 || !b.dev(r.Copies[i].Device).readable.Load()
 	rd.mu.Unlock()
 	if useless {
 		return

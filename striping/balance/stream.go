@@ -23,7 +23,7 @@ func (s *Stream) pick(b *Balancer, r *Read, sources []policy.Source) int {
 	var index [4]int
 	list := buf[:0]
 	for i, c := range r.Copies {
-		m := b.byID[c.Device]
+		m := b.dev(c.Device)
 		if m == nil || sources[i].Gone || !sources[i].Readable || sources[i].Tried {
 			continue
 		}

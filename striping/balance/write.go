@@ -258,7 +258,7 @@ func (wr *write) spare(late *writeCopy, admit func() bool) *writeCopy {
 		if i < 0 {
 			return nil
 		}
-		m := b.members[i]
+		m := b.devs()[i]
 		off, ok := b.opts.Space.Reserve(m.id, wr.w.Slot)
 		if !ok {
 			cands[i].Free = 0
