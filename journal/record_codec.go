@@ -24,6 +24,11 @@ const (
 	MaxPath       = 4095
 	MaxReason     = 1024
 	MaxMessage    = 4096
+	MaxEntryName  = 255   // bytes, of a directory entry
+	MaxTarget     = 4095  // of a symbolic link
+	MaxXattrName  = 255   // of an extended attribute
+	MaxXattr      = 65536 // its value
+	MaxSharing    = 16    // entries, or attributes, whose names have the same hash
 )
 
 // recordVersion is the first byte of all records of format 1.

@@ -18,6 +18,9 @@ import (
 // MaxExportSize is the largest size of an export, in bytes.
 const MaxExportSize = 1 << 56
 
+// MaxFileSize is the largest size of a file, in bytes.
+const MaxFileSize = 1 << 56
+
 // object is a sparse, byte-addressed thing.
 type object struct {
 	number  uint64
