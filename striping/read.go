@@ -53,7 +53,8 @@ type segment struct {
 func (v *Volume) read(ctx context.Context, o *object, off, size int64, sink Sink) error {
 	v.stats.readBytes.Add(size)
 	cs := int64(v.info.ChunkSize)
-	ahead := v.noteRead(o, off, size)
+	ahead, under := v.noteRead(o, off, size)
+	defer under.end()
 	var err error
 	if in := off % cs; in+size <= cs {
 		err = v.readChunk(ctx, o, uint64(off/cs), in, size, ahead, sink)
@@ -663,7 +664,8 @@ func (v *Volume) tryRead(o *object, index uint64, in, size int64, sink Sink) (do
 			return false, nil
 		}
 	}
-	v.noteRead(o, off, size)
+	_, under := v.noteRead(o, off, size)
+	under.end()
 	v.stats.readBytes.Add(size)
 	return true, deliver(segs, sink)
 }

@@ -3,6 +3,7 @@ package striping
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +47,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	fetched map[uint64]*fetch
+	reading []span // by reads under way
 }
 
 type span struct{ off, end int64 }
@@ -74,10 +76,30 @@ func (f *fetch) release() {
 	}
 }
 
-// noteRead tells the streams of a read and returns the one it belongs to, if that reads ahead.
-func (v *Volume) noteRead(o *object, off, size int64) *stream {
+// underWay is a read that its stream knows of.
+type underWay struct {
+	st *stream
+	span
+}
+
+// end tells the stream that the read is over. It does nothing to the zero value.
+func (u underWay) end() {
+	if u.st == nil {
+		return
+	}
+	st := u.st
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	n := len(st.reading) - 1
+	st.reading[slices.Index(st.reading, u.span)] = st.reading[n]
+	st.reading = st.reading[:n]
+}
+
+// noteRead tells the streams of a read. It returns the one it belongs to, if that reads ahead, and
+// what is to be ended with the read.
+func (v *Volume) noteRead(o *object, off, size int64) (*stream, underWay) {
 	if v.opts.ReadAhead < 0 {
-		return nil
+		return nil, underWay{}
 	}
 	s := &o.streams
 	s.mu.Lock()
@@ -107,19 +129,20 @@ func (v *Volume) noteRead(o *object, off, size int64) *stream {
 		}
 		st.early = append(st.early, span{off, off + size})
 	}
-	reading := st.hits > startAfter
-	var from, to uint64
-	if reading {
-		from, to = st.advance(o)
+	under := underWay{st, span{off, off + size}}
+	st.mu.Lock()
+	st.reading = append(st.reading, under.span)
+	st.mu.Unlock()
+	if st.hits <= startAfter {
+		s.mu.Unlock()
+		return nil, under
 	}
+	from, to := st.advance(o)
 	s.mu.Unlock()
-	if !reading {
-		return nil
-	}
 	for i := from; i < to; i++ {
 		st.start(o, i)
 	}
-	return st
+	return st, under
 }
 
 // add begins a stream at off in place of the one unused for longest.
@@ -213,18 +236,33 @@ func (st *stream) advance(o *object) (from, to uint64) {
 		st.window = min(st.window*2, limit)
 	}
 	if at > 0 {
-		// Reads of a deep queue may lag behind: keep two chunks.
-		st.dropBelow(at - min(at, 2))
+		st.dropBelow(at - 1) // a client may come back for the rest of a chunk
 	}
 	return from, to
 }
 
-// dropBelow forgets fetched chunks below index.
+// isReadLocked reports whether reads under way want a part of a chunk, and whether one of them wants all of it. Called
+// with st.mu.
+func (st *stream) isReadLocked(index uint64) (part, all bool) {
+	cs := int64(st.v.info.ChunkSize)
+	off := int64(index) * cs
+	for _, r := range st.reading {
+		part = part || r.off < off+cs && off < r.end
+		all = all || r.off <= off && off+cs <= r.end
+	}
+	return part, all
+}
+
+// dropBelow forgets fetched chunks below index, but for those that reads under way want: in a deep
+// queue, those of a slow device fall behind the others.
 func (st *stream) dropBelow(index uint64) {
 	st.mu.Lock()
 	var drop []*fetch
 	for i, f := range st.fetched {
-		if i < index {
+		if i >= index {
+			continue
+		}
+		if part, _ := st.isReadLocked(i); !part {
 			drop = append(drop, f)
 			delete(st.fetched, i)
 		}
@@ -253,6 +291,12 @@ func (st *stream) start(o *object, index uint64) {
 	f := &fetch{c: c, change: vw.change, ready: make(chan struct{})}
 	f.refs.Store(2) // the stream's and the reader's
 	st.mu.Lock()
+	if _, all := st.isReadLocked(index); all { // it came before us, from further back in its queue
+		st.mu.Unlock()
+		f.release()
+		f.release()
+		return
+	}
 	old := st.fetched[index]
 	st.fetched[index] = f
 	st.mu.Unlock()
