@@ -90,10 +90,26 @@ type chunk struct {
 	wait   []*waiter
 }
 
-// waiter is told when all overlays up to id are on the devices, or could not be put there.
+// waiter is told when all overlays up to id are on the devices, or could not be put there; with id
+// 0, when nobody holds the chunk any more.
 type waiter struct {
 	id   uint64
 	done func(error)
+}
+
+// wakeHoldersLocked takes out those that wait for the end of a commit, or of a heal, to hold the
+// chunk themselves.
+func (c *chunk) wakeHoldersLocked() (told []*waiter) {
+	var keep []*waiter
+	for _, w := range c.wait {
+		if w.id == 0 {
+			told = append(told, w)
+		} else {
+			keep = append(keep, w)
+		}
+	}
+	c.wait = keep
+	return told
 }
 
 // unkeepLocked forgets what recovery left open of blocks that are replaced. Called with c.mu.

@@ -48,9 +48,10 @@
 //	                merged, and placed anew.
 //
 // A flush writes out what it covers, syncs the devices that hold it (side by side, and no
-// others), commits the placements it depends on in one journal batch, and returns. Data that only
-// overwrote durable blocks in place is found through the intents and needs no commit; the
-// background commit, every 5 s, settles those.
+// others), commits the placements it depends on, and returns. Data that only overwrote durable
+// blocks in place is found through the intents and needs no commit; the background commit, every
+// 5 s, settles those. Flushes of one object that come together share this work; those of different
+// objects run side by side, and wait for no device that holds nothing of theirs.
 //
 // Intents carry sums, and not only regions as in other mirrors' write-intent logs, because the
 // journal keeps the sums apart from the data: an overwrite in place changes both, and a crash

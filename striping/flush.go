@@ -13,8 +13,13 @@ import (
 )
 
 // A flush makes what was written before it durable, in four steps: write out what is dirty, sync
-// the devices that hold it, commit the placements that changed, answer. Flushes that arrive
-// while a round is under way share the next one.
+// the devices that hold it, commit the placements that changed, answer.
+//
+// Flushes of one object that arrive while a round of it is under way share the next one. Rounds of
+// different objects, and those of the whole volume, run side by side, and within a round chunks are
+// synced and committed by the devices that hold them: nobody waits for a slow disk that holds
+// nothing of his. What comes together shares disk syncs (package devices) and journal transactions
+// (package journal) nevertheless.
 //
 // Data that overwrote durable blocks in place needs no commit: its sums are in the journal since
 // before the write (the intents). Everything else - new placements, blocks that held nothing,
@@ -25,13 +30,19 @@ import (
 type flusher struct {
 	v *Volume
 
-	mu    sync.Mutex
-	queue []*flushRequest
-	work  chan struct{}
+	mu     sync.Mutex
+	lanes  map[*object]*lane // those at work; nil: the whole volume's
+	hurry  bool              // a background commit is queued
+	closed bool
 
-	hurry bool // a background commit is queued
+	rounds sync.WaitGroup
+	quit   chan struct{}
+	done   chan struct{}
+}
 
-	quit, done chan struct{}
+// lane are the rounds of one object, one at a time.
+type lane struct {
+	queue []*flushRequest // guarded by flusher.mu
 }
 
 type flushRequest struct {
@@ -39,20 +50,25 @@ type flushRequest struct {
 	from, to uint64  // chunks
 	settle   bool    // commit everything, not only what a flush needs
 	commit   bool    // commit what is written, leave what is dirty
+	early    bool    // nobody waits for it: the one that hurry speaks of
 	done     chan error
 }
 
 func (f *flusher) init(v *Volume) {
 	f.v = v
-	f.work = make(chan struct{}, 1)
+	f.lanes = map[*object]*lane{}
 	f.quit, f.done = make(chan struct{}), make(chan struct{})
 	go f.run()
 }
 
-// close ends the flusher after the round under way, which needs the write-back at work.
+// close ends the flusher after the rounds under way, which need the write-back at work.
 func (f *flusher) close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
 	close(f.quit)
 	<-f.done
+	f.rounds.Wait()
 }
 
 // Flush makes every write durable that returned before it was called.
@@ -66,32 +82,60 @@ func (v *Volume) flushRange(ctx context.Context, o *object, from, to uint64) err
 
 func (f *flusher) ask(ctx context.Context, r *flushRequest) error {
 	r.done = make(chan error, 1)
-	f.mu.Lock()
-	f.queue = append(f.queue, r)
-	f.mu.Unlock()
-	poke(f.work)
+	if !f.add(r) {
+		return devices.ErrClosed
+	}
 	select {
 	case err := <-r.done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-f.done:
-		return devices.ErrClosed
+	}
+}
+
+// add puts r into its lane; false after close.
+func (f *flusher) add(r *flushRequest) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || r.early && f.hurry {
+		return false
+	}
+	f.hurry = f.hurry || r.early
+	l := f.lanes[r.o]
+	if l == nil {
+		l = &lane{}
+		f.lanes[r.o] = l
+		f.rounds.Go(func() { f.work(r.o, l) })
+	}
+	l.queue = append(l.queue, r)
+	return true
+}
+
+// work carries out the rounds of a lane until nobody asks for more.
+func (f *flusher) work(o *object, l *lane) {
+	for {
+		f.mu.Lock()
+		round := l.queue
+		l.queue = nil
+		if len(round) == 0 {
+			delete(f.lanes, o)
+			f.mu.Unlock()
+			return
+		}
+		for _, r := range round {
+			f.hurry = f.hurry && !r.early
+		}
+		f.mu.Unlock()
+		f.round(round)
 	}
 }
 
 // soon asks for a background commit before its time.
 func (f *flusher) soon() {
-	f.mu.Lock()
-	if !f.hurry {
-		f.hurry = true
-		f.queue = append(f.queue, &flushRequest{to: ^uint64(0), settle: true, commit: true, done: make(chan error, 1)})
-	}
-	f.mu.Unlock()
-	poke(f.work)
+	f.add(&flushRequest{to: ^uint64(0), settle: true, commit: true, early: true, done: make(chan error, 1)})
 }
 
-// run carries out rounds, and one of its own every FlushInterval.
+// run has everything committed every FlushInterval.
 func (f *flusher) run() {
 	defer close(f.done)
 	timer := time.NewTicker(f.v.opts.FlushInterval)
@@ -100,26 +144,11 @@ func (f *flusher) run() {
 		select {
 		case <-f.quit:
 			return
-		default:
-		}
-		f.mu.Lock()
-		round := f.queue
-		f.queue, f.hurry = nil, false
-		f.mu.Unlock()
-		if len(round) > 0 {
-			f.round(round)
-			continue
-		}
-		select {
-		case <-f.quit:
-			return
-		case <-f.work:
 		case <-timer.C:
-			r := &flushRequest{to: ^uint64(0), settle: true, done: make(chan error, 1)}
-			f.round([]*flushRequest{r})
-			if err := <-r.done; err != nil && f.v.ctx.Err() == nil {
-				f.v.log.Error("background commit", "err", err)
-			}
+		}
+		err := f.ask(f.v.ctx, &flushRequest{to: ^uint64(0), settle: true})
+		if err != nil && !errors.Is(err, devices.ErrClosed) && f.v.ctx.Err() == nil {
+			f.v.log.Error("background commit", "err", err)
 		}
 	}
 }
@@ -166,8 +195,8 @@ func (f *flusher) round(requests []*flushRequest) {
 			v.cache.put(c)
 		}
 		err := errors.Join(errs...)
-		if r.commit && err != nil && v.ctx.Err() == nil {
-			v.log.Error("early commit", "err", err) // nobody waits for its result
+		if r.early && err != nil && v.ctx.Err() == nil {
+			v.log.Error("early commit", "err", err)
 		}
 		r.done <- err
 	}
@@ -226,12 +255,82 @@ func (v *Volume) writeAll(chunks []*chunk) map[*chunk]error {
 const commitBytes = journal.MaxBatchBytes / 4
 
 // commit makes the placements of chunks durable: those a flush depends on, or all with settle.
-// It returns what failed. Rounds do not overlap, so a chunk is in one commit at a time.
+// It returns what failed.
+//
+// A chunk is claimed for the commit at once, so that no new write-out of it starts. Chunks that
+// are not being written now go on together with those that lie on the same devices; the others
+// follow as they come free. A claimed chunk so never waits for another one, whatever rounds meet.
 func (v *Volume) commit(chunks []*chunk, settle bool) map[*chunk]error {
+	var mu sync.Mutex
 	failed := map[*chunk]error{}
-	for _, c := range chunks {
-		v.holdForCommit(c)
+	finish := func(group []*chunk) {
+		for c, err := range v.commitGroup(group, settle) {
+			mu.Lock()
+			failed[c] = err
+			mu.Unlock()
+		}
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	freed := make(chan *held, len(chunks))
+	busy := 0
+	var free []*chunk
+	for _, c := range chunks {
+		if h := (&held{c: c, freed: freed}); h.hold() {
+			free = append(free, c)
+		} else {
+			busy++
+		}
+	}
+	for {
+		groups := v.byDevices(free)
+		for i, group := range groups {
+			if busy == 0 && i == len(groups)-1 { // the last one needs no goroutine
+				finish(group)
+			} else {
+				wg.Go(func() { finish(group) })
+			}
+		}
+		if busy == 0 {
+			return failed
+		}
+		free = free[:0]
+		for more := true; more && busy > 0; {
+			if h := <-freed; h.hold() {
+				free = append(free, h.c)
+				busy--
+			}
+			more = len(freed) > 0
+		}
+	}
+}
+
+// byDevices groups chunks by the devices that are to be synced for them.
+func (v *Volume) byDevices(chunks []*chunk) (groups [][]*chunk) {
+	index := map[uint64]int{}
+	for _, c := range chunks {
+		var set uint64
+		c.mu.Lock()
+		for _, p := range c.places {
+			if m := v.byID[p.dev]; !p.stale && m.synced.Load() < p.need && m.usable() {
+				set |= 1 << m.index
+			}
+		}
+		c.mu.Unlock()
+		i, ok := index[set]
+		if !ok {
+			i = len(groups)
+			index[set] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], c)
+	}
+	return groups
+}
+
+// commitGroup syncs the devices of chunks that are held for it, and commits them.
+func (v *Volume) commitGroup(chunks []*chunk, settle bool) map[*chunk]error {
+	failed := map[*chunk]error{}
 	v.syncFor(chunks)
 	var batch []*chunk
 	for _, c := range chunks {
@@ -293,24 +392,31 @@ func (v *Volume) commitSome(list []*chunk) (n int, err error) {
 	return n, err
 }
 
-// holdForCommit keeps new write-outs of c from starting and waits for the one under way.
-func (v *Volume) holdForCommit(c *chunk) {
-	for {
-		c.mu.Lock()
-		c.inCommit = true
+// held is a chunk that is to be held for a commit.
+type held struct {
+	c     *chunk
+	mine  bool // no write-out of it starts any more
+	freed chan<- *held
+}
+
+// hold keeps new write-outs of the chunk from starting. It returns false when one is under way, or
+// another commit: h is sent to freed when it is worth another try.
+func (h *held) hold() bool {
+	c := h.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id := uint64(0)
+	if h.mine || !c.inCommit {
+		c.inCommit, h.mine = true, true
 		if c.out == nil && !c.holder {
-			c.mu.Unlock()
-			return
+			return true
 		}
-		ch := make(chan struct{})
-		id := uint64(0)
 		if c.out != nil {
 			id = c.out.id
 		}
-		c.wait = append(c.wait, &waiter{id, func(error) { close(ch) }})
-		c.mu.Unlock()
-		<-ch
 	}
+	c.wait = append(c.wait, &waiter{id, func(error) { h.freed <- h }})
+	return false
 }
 
 // syncFor syncs, side by side, the devices that hold unsynced data of chunks.
@@ -452,11 +558,15 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.fresh = false
 		c.durable = c.durable.union(c.written)
 	}
+	told := c.wakeHoldersLocked()
 	enqueue := v.wb.enqueueLocked(c)
 	if o != nil {
 		v.settle(o, c)
 	}
 	c.mu.Unlock()
+	for _, w := range told {
+		w.done(nil)
+	}
 	for _, s := range free {
 		v.freeSlot(s)
 	}

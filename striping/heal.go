@@ -136,19 +136,7 @@ func (v *Volume) healBlock(vw *view, at, block int) {
 func (v *Volume) releaseHolder(c *chunk) {
 	c.mu.Lock()
 	c.holder = false
-	var told []*waiter
-	if c.out == nil {
-		// Those that wait for id 0 wait for the holder only.
-		var keep []*waiter
-		for _, w := range c.wait {
-			if w.id <= c.doneID {
-				told = append(told, w)
-			} else {
-				keep = append(keep, w)
-			}
-		}
-		c.wait = keep
-	}
+	told := c.wakeHoldersLocked()
 	enqueue := v.wb.enqueueLocked(c)
 	c.mu.Unlock()
 	for _, w := range told {

@@ -64,6 +64,7 @@ func (o *Options) setDefaults() {
 type member struct {
 	Member
 	id    devices.ID
+	index int // in Volume.members
 	alloc *allocator
 	left  bool // it is no device of the volume any more
 
@@ -185,7 +186,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	slices.SortFunc(members, func(a, b Member) int { return int(a.Record.ID) - int(b.Record.ID) })
 	var bm []balance.Member
 	for _, m := range members {
-		mem := &member{Member: m, id: devices.ID(m.Record.ID), hung: map[int64]*hungOp{}}
+		mem := &member{Member: m, id: devices.ID(m.Record.ID), index: len(v.members), hung: map[int64]*hungOp{}}
 		mem.alloc = newAllocator(m.DataOff, m.DataSize, int64(o.Volume.ChunkSize))
 		if m.Device == nil {
 			mem.out.Store(true)

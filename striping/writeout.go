@@ -100,7 +100,10 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 		// round of flushes that waits for this write-out is the one which would have to do that:
 		// it goes first, and its commit, or its syncs, make room.
 		v.goBackground(func() {
-			_ = v.flushes.ask(v.ctx, &flushRequest{o: o, from: c.key.index, to: c.key.index + 1, settle: true, commit: true})
+			err := v.flushes.ask(v.ctx, &flushRequest{o: o, from: c.key.index, to: c.key.index + 1, settle: true, commit: true})
+			if err != nil && v.ctx.Err() == nil {
+				v.log.Error("early commit", "chunk", c.key.String(), "err", err)
+			}
 		})
 		return nil, nil
 	}
