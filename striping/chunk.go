@@ -35,6 +35,9 @@ type place struct {
 	need  uint64 // the device's write count after our last write there: synced from then on
 }
 
+// deviceSet are devices of a chunk's copies; 0 is none.
+type deviceSet [maxCopies]devices.ID
+
 // slotRef is a slot that is given back later.
 type slotRef struct {
 	dev       devices.ID

@@ -81,9 +81,11 @@
 // A write-out that no device takes keeps its data in RAM, is tried again, and makes flushes fail
 // meanwhile; when such data fills half of DirtyLimit, writes fail too.
 //
-// A chunk that must move while one of its blocks has no good copy stays where it is: the move would
-// take the block's last hope. Until that block is written again, flushes that cover new data of
-// the chunk fail.
+// A chunk that must move while one of its blocks has no good copy takes along that it has none: the
+// block stays an error until it is written again, and its neighbours become durable. While a copy
+// may yet be had, on a disk that is missing or does not answer, the chunk stays where it is, and
+// flushes that cover new data of it fail. Ranges that could not be read for want of an answer leave
+// the list of bad ones when the disk answers again.
 //
 // When the journal cannot be written, nothing new becomes durable: flushes fail, reads go on. While
 // its disk is full (JOURNAL_FULL) the same holds for what needs a new record; overwrites go on.
@@ -95,7 +97,8 @@
 //
 // Slots hold the chunks' bytes and nothing else; the records in the journal say what they are. A
 // slot lies within one region of a device: region r is the chunk-sized area at data offset
-// r*chunk. Which slots are in use is not stored but derived at open from all chunk records.
+// r*chunk. A block that was unreadable when its chunk moved holds zeros, and its sum in the record is
+// the complement of what zeros would have there. Which slots are in use is not stored but derived at open from all chunk records.
 //
 // # Memory
 //

@@ -350,12 +350,8 @@ func TestFailedOverwriteKeepsVersions(t *testing.T) {
 		s.write(3, 2, false)
 		s.sync()
 		s.strict = false
-		// The chunk cannot move: one of its blocks is gone.
-		c, err := s.v.acquire(chunkKey{1, 0})
-		require.NoError(t, err)
-		rotten := c.places[0].off + 10*blockSize
-		s.v.cache.put(c)
-		s.disks[0].CorruptMedia(rotten, blockSize, faultdisk.Flip, rand.New(rand.NewPCG(1, 2)))
+		// The chunk cannot move: nothing of it can be read at the moment.
+		s.disks[0].Add(faultdisk.Fault{On: faultdisk.OnRead, Sticky: true, Effect: faultdisk.Fail})
 		failing := s.disks[0].FailNth(faultdisk.OnWrite, 1, nil, false)
 		s.write(3, 2, false)
 		s.sync()
@@ -369,7 +365,6 @@ func TestFailedOverwriteKeepsVersions(t *testing.T) {
 		s.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
 		<-again // answered or not, it comes too late
 		s.e.Close()
-		s.disks[0].Heal()
 		s.open()
 		verifyReopened(t, s.rig, s.m, false)
 		require.NoError(t, s.rig.close())

@@ -307,16 +307,17 @@ func (v *Volume) commit(chunks []*chunk, settle bool) map[*chunk]error {
 
 // byDevices groups chunks by the devices that are to be synced for them.
 func (v *Volume) byDevices(chunks []*chunk) (groups [][]*chunk) {
-	index := map[uint64]int{}
+	index := map[deviceSet]int{}
 	for _, c := range chunks {
-		var set uint64
+		var set deviceSet
 		c.mu.Lock()
-		for _, p := range c.places {
-			if m := v.byID[p.dev]; !p.stale && m.synced.Load() < p.need && m.usable() {
-				set |= 1 << m.index
+		for i, p := range c.places {
+			if m := v.dev(p.dev); !p.stale && m.synced.Load() < p.need && m.usable() {
+				set[i] = p.dev
 			}
 		}
 		c.mu.Unlock()
+		slices.Sort(set[:])
 		i, ok := index[set]
 		if !ok {
 			i = len(groups)

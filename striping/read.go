@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -444,7 +443,7 @@ func (v *Volume) loadRun(o *object, vw *view, first, n int, begun *readingRun) (
 	var space [maxCopies]int
 	list := v.readable(vw, space[:0])
 	if len(list) == 0 {
-		return nil, v.unreadable(o, vw, first, n, errors.New("no copy is there"))
+		return nil, v.unreadable(o, vw, first, n, deviceSet{}, errors.New("no copy is there"))
 	}
 	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
 	var buf *Buffer
@@ -459,8 +458,8 @@ func (v *Volume) loadRun(o *object, vw *view, first, n int, begun *readingRun) (
 		if v.changed(vw) {
 			return nil, errChanged
 		}
-		if n == 1 {
-			return nil, v.unreadable(o, vw, first, n, err)
+		if n == 1 || len(list) == 1 && awaited(err) {
+			return nil, v.unreadable(o, vw, first, n, awaiting(vw, err), err)
 		}
 		buf, from = NewBuffer(n*blockSize), -1 // block by block: some may be readable
 	}
@@ -488,6 +487,10 @@ func (v *Volume) loadRun(o *object, vw *view, first, n int, begun *readingRun) (
 // loadBad fills in the blocks that copy from had wrong, from the others.
 func (v *Volume) loadBad(o *object, vw *view, seed uint64, list []int, from int, bad []int, first int, mem []byte) error {
 	for _, b := range bad {
+		if from >= 0 && vw.sums[b] == lostSum(seed, b) {
+			return v.unreadable(o, vw, b, 1, deviceSet{}, errors.New("no copy was good when its chunk moved"))
+		}
+		var last error // of a disk
 		wrong := make([]int, 0, maxCopies)
 		if from >= 0 {
 			wrong = append(wrong, from)
@@ -501,6 +504,7 @@ func (v *Volume) loadBad(o *object, vw *view, seed uint64, list []int, from int,
 			}
 			buf, _, err := v.readCopies(vw, []int{i}, b, 1)
 			if err != nil {
+				last = err
 				continue
 			}
 			if blockSum(seed, b, buf.Bytes()) == vw.sums[b] {
@@ -518,7 +522,7 @@ func (v *Volume) loadBad(o *object, vw *view, seed uint64, list []int, from int,
 			return errChanged
 		}
 		if !good {
-			return v.unreadable(o, vw, b, 1, errors.New("no copy passes its check"))
+			return v.unreadable(o, vw, b, 1, awaiting(vw, last), errors.New("no copy passes its check"))
 		}
 		for _, i := range wrong {
 			v.heals.add(vw.c, b, vw.places[i].dev)
@@ -531,57 +535,6 @@ func (v *Volume) changed(vw *view) bool {
 	vw.c.mu.Lock()
 	defer vw.c.mu.Unlock()
 	return vw.c.change != vw.change
-}
-
-// unreadable notes a range that no copy can serve, and returns the error for it.
-func (v *Volume) unreadable(o *object, vw *view, first, n int, cause error) error {
-	v.stats.unreadable.Add(1)
-	name := "?"
-	if o != nil {
-		name = o.name()
-	}
-	off := int64(vw.c.key.index)*int64(v.info.ChunkSize) + int64(first)*blockSize
-	v.mu.Lock()
-	known := false
-	for i := range v.bad {
-		known = known || v.bad[i].Export == name && v.bad[i].Off == off && v.bad[i].Size == int64(n)*blockSize
-	}
-	if !known && len(v.bad) < 1000 {
-		v.hasBad.Store(true)
-		v.bad = append(v.bad, BadRange{Export: name, Off: off, Size: int64(n) * blockSize, Since: time.Now().UTC()})
-	}
-	v.mu.Unlock()
-	if !known {
-		v.event(2, "DATA_UNREADABLE", 0, fmt.Sprintf("%s: %d bytes at %d: %v", name, n*blockSize, off, cause))
-	}
-	return fmt.Errorf("%w: %s: %d bytes at %d: %w", ErrUnreadable, name, n*blockSize, off, cause)
-}
-
-// forgetBad takes what p has written anew off the list of unreadable ranges.
-func (v *Volume) forgetBad(p *plan) {
-	if !v.hasBad.Load() {
-		return
-	}
-	name := p.o.name()
-	base := int64(p.c.key.index) * int64(v.info.ChunkSize)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.bad = slices.DeleteFunc(v.bad, func(r BadRange) bool {
-		first, last := int((r.Off-base)/blockSize), int((r.Off+r.Size-base)/blockSize)
-		if r.Export != name || first < 0 || last > v.blocks {
-			return false
-		}
-		_, gap := p.ov.lookup(first, last)
-		for i := first; i < last && gap == 0; {
-			e, _ := p.ov.lookup(i, last)
-			if e == nil {
-				return false
-			}
-			i = e.end()
-		}
-		return gap == 0
-	})
-	v.hasBad.Store(len(v.bad) > 0)
 }
 
 // checkFailed notes a block that failed its check on one device.

@@ -29,7 +29,7 @@ const maxWriteErrors = 3
 // device that cannot sync, is gone, hangs, or keeps failing writes is taken out.
 func (v *Volume) deviceError(id devices.ID, err error) {
 	m := v.dev(id)
-	n := m.errors.Add(1)
+	m.errors.Add(1)
 	var op *devices.OpError
 	isWrite := errors.As(err, &op) && op.Op != devices.Read
 	isSync := errors.As(err, &op) && op.Op == devices.Sync
@@ -39,8 +39,8 @@ func (v *Volume) deviceError(id devices.ID, err error) {
 		v.takeOut(m, journal.Slow, "an operation hangs")
 	case isSync, errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV), errors.Is(err, devices.ErrFailed):
 		v.takeOut(m, journal.Failed, err.Error())
-	case isWrite && n >= maxWriteErrors:
-		v.takeOut(m, journal.Failed, fmt.Sprintf("%d failed operations, last: %v", n, err))
+	case isWrite && m.writeErrors.Add(1) >= maxWriteErrors:
+		v.takeOut(m, journal.Failed, fmt.Sprintf("%d writes failed, last: %v", maxWriteErrors, err))
 	default:
 		v.log.Warn("device error", "device", id.String(), "err", err)
 	}
@@ -100,7 +100,11 @@ func (v *Volume) awaitReturn(m *member) {
 	m.out.Store(false)
 	v.bal.SetPlaceable(m.id, true)
 	v.bal.SetReadable(m.id, true)
-	v.event(0, "DEVICE_RETURNED", m.id, "the disk answers again")
+	message := "the disk answers again"
+	if n := v.forgetAwaited(m); n > 0 {
+		message += fmt.Sprintf("; %d ranges that could not be read are tried anew", n)
+	}
+	v.event(0, "DEVICE_RETURNED", m.id, message)
 	v.recount()
 }
 
@@ -164,7 +168,9 @@ func (v *Volume) Status() Status {
 		s.UsedBytes += e.UsedBytes
 	}
 	v.mu.Lock()
-	s.Bad = slices.Clone(v.bad)
+	for i := range v.bad {
+		s.Bad = append(s.Bad, v.bad[i].BadRange)
+	}
 	v.mu.Unlock()
 	v.judge(&s)
 	return s

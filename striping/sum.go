@@ -46,3 +46,10 @@ func bindSum(seed uint64, block int, raw uint64) uint32 {
 func blockSum(seed uint64, block int, data []byte) uint32 {
 	return bindSum(seed, block, rawSum(data))
 }
+
+// lostSum is the sum of a block that could not be read any more when its chunk moved. Zeros were
+// written in its place, and this is what zeros do not have: wherever somebody looks at the block,
+// it fails its check.
+func lostSum(seed uint64, block int) uint32 { return ^bindSum(seed, block, zerosRawSum) }
+
+var zerosRawSum = rawSum(zeroPage[:blockSize])

@@ -64,7 +64,6 @@ func (o *Options) setDefaults() {
 type member struct {
 	Member
 	id    devices.ID
-	index int // in Volume.members
 	alloc *allocator
 	left  bool // it is no device of the volume any more
 
@@ -74,6 +73,8 @@ type member struct {
 	reason string        // why out; guarded by Volume.mu
 	record deviceRecord
 	errors atomic.Int64
+
+	writeErrors atomic.Int64
 
 	hungMu sync.Mutex
 	hung   map[int64]*hungOp // writes in place that the device holds, by slot
@@ -114,7 +115,7 @@ type Volume struct {
 	objects  map[uint64]*object
 	names    map[string]*object // exports
 	genLimit uint64             // generations below it may be given out
-	bad      []BadRange
+	bad      []badRange
 	health   healthCounts
 	closed   bool
 	nextID   uint64 // next object number
@@ -186,7 +187,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	slices.SortFunc(members, func(a, b Member) int { return int(a.Record.ID) - int(b.Record.ID) })
 	var bm []balance.Member
 	for _, m := range members {
-		mem := &member{Member: m, id: devices.ID(m.Record.ID), index: len(v.members), hung: map[int64]*hungOp{}}
+		mem := &member{Member: m, id: devices.ID(m.Record.ID), hung: map[int64]*hungOp{}}
 		mem.alloc = newAllocator(m.DataOff, m.DataSize, int64(o.Volume.ChunkSize))
 		if m.Device == nil {
 			mem.out.Store(true)

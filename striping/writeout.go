@@ -20,11 +20,12 @@ type plan struct {
 	slot int   // blocks of the slot it needs
 	good []int // copies to write in place
 	runs []balance.Run
-	sums []journal.Candidate // of all data blocks, in order
+	sums []journal.Candidate // of all data blocks
 	// candidates are those of sums that overwrite durable blocks.
 	candidates []journal.Candidate
 	intents    []journal.Candidate // the chunk's intents once candidates are durable
 	started    time.Time
+	lost       []int // blocks that move as unreadable ones
 	claim      int64 // bytes taken by spare
 	tries      int   // placements that found no space
 }
@@ -192,11 +193,15 @@ func (v *Volume) prepare(p *plan, gen uint64) {
 				Sum: bindSum(seed, e.first+b, e.buf.sums[e.off/blockSize+b])})
 		}
 	}
+	for _, b := range p.lost {
+		p.runs = append(p.runs, balance.Run{Off: int64(b) * blockSize, Bufs: [][]byte{zeroPage[:blockSize]}})
+		p.sums = append(p.sums, journal.Candidate{Block: uint32(b), Sum: lostSum(seed, b)})
+	}
 }
 
 // planInPlace prepares p to overwrite the chunk's copies. Called with c.mu.
 func (v *Volume) planInPlace(p *plan, good []int) {
-	p.good = good
+	p.good, p.lost = good, nil
 	v.prepare(p, p.c.gen)
 	p.candidates = p.candidates[:0]
 	for _, s := range p.sums {
@@ -308,8 +313,8 @@ func (v *Volume) placeFailed(p *plan, err error) {
 		c.mu.Lock()
 		good, _ := v.pickPlaces(c.places)
 		last := 0
-		if n := len(p.sums); n > 0 {
-			last = int(p.sums[n-1].Block) + 1
+		for _, s := range p.sums {
+			last = max(last, int(s.Block)+1)
 		}
 		if len(good) > 0 && last <= c.slot && last > 0 {
 			v.planInPlace(p, good)
@@ -445,42 +450,6 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 	c.places, c.written, c.sums, c.pending = places, written, sums, true
 	c.mu.Unlock()
 	v.finish(p, nil)
-}
-
-// relocate writes the whole chunk to new slots: what p holds over what can be read of the rest.
-func (v *Volume) relocate(p *plan) {
-	v.stats.rewrote.Add(1)
-	c := p.c
-	c.mu.Lock()
-	base := &overlay{}
-	var lostBlocks int
-	view := c.viewLocked()
-	c.mu.Unlock()
-	for i := 0; i < view.slot; i++ {
-		if e, _ := p.ov.lookup(i, i+1); e != nil || !view.written.has(i) {
-			continue
-		}
-		buf := NewBuffer(blockSize)
-		if err := v.readView(v.ctx, view, i, 1, buf.Bytes()); err != nil {
-			buf.Release()
-			lostBlocks++
-			continue
-		}
-		buf.sum(0, 1)
-		base.put(i, 1, buf, 0)
-	}
-	if lostBlocks > 0 {
-		// Moving the chunk would lose these blocks' last hope, the copy that cannot be read now.
-		base.release()
-		v.finish(p, fmt.Errorf("%v: %d blocks: %w", c.key, lostBlocks, ErrUnreadable))
-		return
-	}
-	c.mu.Lock()
-	p.ov.under(base) // readers see the same bytes as before
-	p.slot = max(p.slot, c.slot)
-	v.prepare(p, v.newGeneration())
-	c.mu.Unlock()
-	v.placeNew(p)
 }
 
 // finish ends a write-out: on success the overlay is gone, else it becomes dirty again.
