@@ -119,7 +119,7 @@ func (v *Volume) healBlock(vw *view, at, block int) {
 		}
 		pl := vw.places[at]
 		m := v.dev(pl.dev)
-		err = v.writeBlock(m, pl.off, block, buf) // the chunk is held meanwhile: not for long, and not in the background
+		err = v.writeBlock(m, pl.off, block, buf, 0) // the chunk is held meanwhile: not for long, and not in the background
 		buf.Release()
 		if err != nil {
 			v.deviceError(pl.dev, err)

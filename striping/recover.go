@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"ballast/devices"
 	"ballast/journal"
@@ -182,16 +186,24 @@ func (v *Volume) recover(ctx context.Context) error {
 	if err != nil && !errors.Is(err, errStop) {
 		return fmt.Errorf("intents: %w", err)
 	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, min(recoverAtOnce, recoverBytes/(v.blocks*blockSize*int(v.info.Copies)))))
 	for _, in := range list {
-		if err := v.recoverChunk(ctx, in.key, &in.rec); err != nil {
-			return err
-		}
+		g.Go(func() error { return v.recoverChunk(ctx, in.key, &in.rec) })
 	}
-	return nil
+	return g.Wait()
 }
+
+const (
+	recoverAtOnce = 32       // chunks
+	recoverBytes  = 64 << 20 // of memory for what is read of them
+)
 
 // recoverChunk settles one chunk and commits the result.
 func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Intent) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	c, err := v.acquire(key)
 	if err != nil {
 		return err
@@ -202,67 +214,23 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	if v.object(key.object) == nil || c.slot == 0 || in.Base != c.version {
 		return v.j.Commit(ctx, b) // from before the record that stands
 	}
-	candidates := map[int][]journal.Candidate{}
+	r := &recovery{v: v, vw: c.viewLocked(), sums: slices.Clone(c.sums), versions: map[int][]journal.Candidate{}}
+	r.seed = sumSeed(v.info.UUID, key.object, key.index, r.vw.gen)
 	for _, cand := range in.Candidates {
 		if int(cand.Block) < c.slot && c.written.has(int(cand.Block)) {
-			candidates[int(cand.Block)] = append(candidates[int(cand.Block)], cand)
+			r.versions[int(cand.Block)] = append(r.versions[int(cand.Block)], cand)
 		}
 	}
-	vw := c.viewLocked()
-	sums := slices.Clone(c.sums)
-	blocks := make([]int, 0, len(candidates))
-	for block := range candidates {
-		blocks = append(blocks, block)
-	}
-	slices.Sort(blocks)
-	var wrote []*member
-	var keep, equal []journal.Candidate
-	for _, block := range blocks {
-		list := []uint32{sums[block]}
-		for _, cand := range candidates[block] {
-			if cand.Settled { // what came before is not there any more
-				list = list[:0]
-			}
-			list = append(list, cand.Sum)
-		}
-		sum, devs, behind, err := v.recoverBlock(&vw, block, list)
-		if errors.Is(err, errUnseen) {
-			keep = append(keep, candidates[block]...)
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		sums[block] = sum
-		if behind {
-			keep = append(keep, journal.Candidate{Block: uint32(block), Sum: sum, Settled: true})
-		}
-		if !behind && len(devs) > 0 {
-			equal = append(equal, journal.Candidate{Block: uint32(block), Sum: sum, Settled: true})
-		}
-		wrote = append(wrote, devs...)
-	}
-	synced := map[*member]bool{}
-	for _, m := range wrote {
-		if synced[m] {
-			continue
-		}
-		synced[m] = true
-		if err := m.Device.Do(&devices.Request{Kind: devices.Sync, Timeout: mirrorTimeout}); err != nil {
-			v.deviceError(m.id, err)
-			keep = append(keep, equal...) // not there for sure
-			equal = nil
-		}
-	}
-	c.sums = sums
+	r.settle()
+	c.sums = r.sums
 	rec := c.recordLocked()
 	k := key.record()
 	b.Put(k, rec.Pack(k))
-	if len(keep) > 0 {
-		v.log.Warn("recovery goes on when the devices of a chunk are back", "chunk", key.String(), "versions", len(keep))
-		rest := journal.Intent{Base: rec.Version, Candidates: keep}
+	if len(r.keep) > 0 {
+		v.log.Warn("recovery goes on when the devices of a chunk are back", "chunk", key.String(), "versions", len(r.keep))
+		rest := journal.Intent{Base: rec.Version, Candidates: r.keep}
 		b.Put(key.intent(), rest.Pack(key.intent()))
-		c.intents, c.keep = keep, keep
+		c.intents, c.keep = r.keep, r.keep
 		c.refs.Add(1) // never evicted: the journal's record does not tell all of it
 	}
 	if err := v.j.Commit(ctx, b); err != nil {
@@ -273,90 +241,190 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	return nil
 }
 
-// errUnseen says that no copy of a block that can be read holds one of its versions, and that
-// there is a copy that cannot be read now.
-var errUnseen = errors.New("a copy cannot be read")
+// recovery is what the recovery of one chunk finds out.
+type recovery struct {
+	v        *Volume
+	vw       view
+	seed     uint64
+	versions map[int][]journal.Candidate // by block, oldest first
+	sums     []uint32                    // as they are after it
 
-// recoverBlock finds the newest version of a block that some copy holds whole, makes the other
-// copies equal, and returns its sum and the devices written to. When no copy holds any version
-// whole (each was torn), the newest sum stays: reads then fail until the block is written again.
-// When a copy could not be looked at instead, the result is errUnseen: the decision waits for it.
-// behind tells that a copy could not be made equal now; the next recovery does that.
-func (v *Volume) recoverBlock(vw *view, block int, sums []uint32) (sum uint32, wrote []*member, behind bool, err error) {
-	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
-	type held struct {
-		at  int
-		sum uint32
-		buf *Buffer
+	keep  []journal.Candidate // versions of blocks that are left open
+	equal []journal.Candidate // of blocks that were made equal on all copies
+	wrote []*member           // devices on which blocks were made equal
+}
+
+// settle finds the version of every block and makes the copies equal.
+func (r *recovery) settle() {
+	blocks := slices.Sorted(maps.Keys(r.versions))
+	for len(blocks) > 0 {
+		n := 1
+		for n < len(blocks) && blocks[n] == blocks[0]+n {
+			n++
+		}
+		r.settleRun(blocks[0], n)
+		blocks = blocks[n:]
 	}
-	var copies []held
+	synced := map[*member]bool{}
+	for _, m := range r.wrote {
+		if synced[m] {
+			continue
+		}
+		synced[m] = true
+		if err := m.Device.Do(&devices.Request{Kind: devices.Sync, Timeout: mirrorTimeout}); err != nil {
+			r.v.deviceError(m.id, err)
+			r.keep = append(r.keep, r.equal...) // not there for sure
+			r.equal = nil
+		}
+	}
+}
+
+// settleRun settles blocks that follow each other: all are read at once from each copy.
+func (r *recovery) settleRun(first, n int) {
+	copies := make([]recoveredCopy, 0, len(r.vw.places))
+	var wg sync.WaitGroup
+	for i := range r.vw.places {
+		if !r.vw.places[i].stale {
+			copies = append(copies, recoveredCopy{at: i, m: r.v.dev(r.vw.places[i].dev), blocks: make([]*Buffer, n), offs: make([]int, n)})
+		}
+	}
+	for i := range copies {
+		c := &copies[i]
+		if c.m.Device == nil || c.m.silent.Load() {
+			c.unseen = true
+			continue
+		}
+		wg.Go(func() { c.read(r, first, n) })
+	}
+	wg.Wait()
 	defer func() {
-		for _, h := range copies {
-			if h.buf != nil {
-				h.buf.Release()
-			}
+		for _, c := range copies {
+			c.release()
 		}
 	}()
-	unseen := false
-	for i := range vw.places {
-		if vw.places[i].stale {
-			continue
-		}
-		m := v.dev(vw.places[i].dev)
-		if m.Device == nil || m.out.Load() && m.Device.Load().Outstanding > 0 { // missing, or hung before
-			unseen, behind = true, true
-			continue
-		}
-		buf, _, err := v.readCopies(vw, []int{i}, block, 1)
-		if err != nil {
-			unseen = true
-			copies = append(copies, held{at: i})
-			continue
-		}
-		copies = append(copies, held{i, blockSum(seed, block, buf.Bytes()), buf})
+	for i := range n {
+		r.settleBlock(first+i, i, copies)
 	}
+}
+
+// recoveredCopy is a run of blocks as one copy has it.
+type recoveredCopy struct {
+	at     int // index of the view's places
+	m      *member
+	unseen bool      // it could not be asked
+	blocks []*Buffer // that hold them; nil: could not be read
+	offs   []int     // where in the buffer
+}
+
+// read reads the run at once, or, where that fails, block by block.
+func (c *recoveredCopy) read(r *recovery, first, n int) {
+	if buf, _, err := r.v.readCopies(&r.vw, []int{c.at}, first, n); err == nil {
+		for i := range n {
+			c.blocks[i], c.offs[i] = buf.Retain(), i*blockSize
+		}
+		buf.Release()
+		return
+	}
+	for i := range n {
+		if c.m.silent.Load() {
+			return
+		}
+		if buf, _, err := r.v.readCopies(&r.vw, []int{c.at}, first+i, 1); err == nil {
+			c.blocks[i] = buf
+		}
+	}
+}
+
+func (c *recoveredCopy) release() {
+	for _, b := range c.blocks {
+		if b != nil {
+			b.Release()
+		}
+	}
+}
+
+func (c *recoveredCopy) bytes(i int) []byte { return c.blocks[i].mem[c.offs[i] : c.offs[i]+blockSize] }
+
+// settleBlock finds the newest version of a block, the i-th of the run, that some copy holds whole,
+// and makes the other copies equal. When no copy holds any version whole (each was torn), the newest
+// sum stays: reads then fail until the block is written again. When a copy could not be looked at
+// instead, the decision waits for it. What cannot be made equal now is left to the next recovery.
+func (r *recovery) settleBlock(block, i int, copies []recoveredCopy) {
+	sums := []uint32{r.sums[block]}
+	for _, cand := range r.versions[block] {
+		if cand.Settled { // what came before is not there any more
+			sums = sums[:0]
+		}
+		sums = append(sums, cand.Sum)
+	}
+	held := make([]uint32, len(copies))
 	best, from := -1, -1
-	for n := len(sums) - 1; n >= 0 && best < 0; n-- {
-		for i, h := range copies {
-			if h.buf != nil && h.sum == sums[n] {
-				best, from = n, i
-				break
-			}
-		}
-	}
-	if best < 0 && unseen {
-		return 0, nil, false, errUnseen
-	}
-	if best < 0 {
-		v.log.Warn("block was torn on every copy", "chunk", vw.c.key.String(), "block", block)
-		return sums[len(sums)-1], nil, false, nil
-	}
-	for _, h := range copies {
-		m := v.dev(vw.places[h.at].dev)
-		if h.buf != nil && h.sum == sums[best] {
+	unseen, behind := false, false
+	for at := range copies {
+		c := &copies[at]
+		behind = behind || c.unseen
+		if c.blocks[i] == nil {
+			unseen = true
 			continue
 		}
-		if !m.usable() {
+		held[at] = blockSum(r.seed, block, c.bytes(i))
+		if n := lastIndex(sums, held[at]); n > best {
+			best, from = n, at
+		}
+	}
+	switch {
+	case best < 0 && unseen:
+		r.keep = append(r.keep, r.versions[block]...)
+		return
+	case best < 0:
+		r.v.log.Warn("block was torn on every copy", "chunk", r.vw.c.key.String(), "block", block)
+		r.sums[block] = sums[len(sums)-1]
+		return
+	}
+	wrote := false
+	for at := range copies {
+		c := &copies[at]
+		if c.unseen || c.blocks[i] != nil && held[at] == sums[best] {
+			continue
+		}
+		if !c.m.usable() {
 			behind = true
 			continue
 		}
-		if err := v.writeBlock(m, vw.places[h.at].off, block, copies[from].buf); err != nil {
-			v.deviceError(m.id, err)
+		if err := r.v.writeBlock(c.m, r.vw.places[c.at].off, block, copies[from].blocks[i], copies[from].offs[i]); err != nil {
+			r.v.deviceError(c.m.id, err)
 			behind = true // the block fails its check there until it is healed
 			continue
 		}
-		wrote = append(wrote, m)
+		wrote = true
+		r.wrote = append(r.wrote, c.m)
 	}
-	return sums[best], wrote, behind, nil
+	r.sums[block] = sums[best]
+	settled := journal.Candidate{Block: uint32(block), Sum: sums[best], Settled: true}
+	if behind {
+		r.keep = append(r.keep, settled)
+	} else if wrote {
+		r.equal = append(r.equal, settled)
+	}
 }
 
-// writeBlock writes one block of the slot at off and waits for it, no longer than mirrorTimeout.
-func (v *Volume) writeBlock(m *member, off int64, block int, buf *Buffer) error {
+func lastIndex(list []uint32, x uint32) int {
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i] == x {
+			return i
+		}
+	}
+	return -1
+}
+
+// writeBlock writes one block, which stands at byte at of buf, to the slot at off and waits for it, no
+// longer than mirrorTimeout.
+func (v *Volume) writeBlock(m *member, off int64, block int, buf *Buffer, at int) error {
 	key := m.enter(off)
 	buf.Retain()
 	done := make(chan error, 1)
 	m.Device.Submit(&devices.Request{Kind: devices.Write, Timeout: mirrorTimeout, Off: off + int64(block)*blockSize,
-		Bufs: [][]byte{buf.Bytes()}, Done: func(_ *devices.Request, err error) { done <- err },
+		Bufs: [][]byte{buf.mem[at : at+blockSize]}, Done: func(_ *devices.Request, err error) { done <- err },
 		Returned: func(*devices.Request) { buf.Release(); v.leave(m, off, key) }})
 	return <-done
 }

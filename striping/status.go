@@ -52,6 +52,7 @@ func (v *Volume) takeOut(m *member, state journal.DeviceState, reason string) {
 	if m.out.Swap(true) {
 		return
 	}
+	m.silent.Store(state == journal.Slow)
 	if v.bal != nil {
 		v.bal.SetPlaceable(m.id, false)
 		v.bal.SetReadable(m.id, false)
@@ -97,6 +98,7 @@ func (v *Volume) awaitReturn(m *member) {
 	v.mu.Lock()
 	m.reason = ""
 	v.mu.Unlock()
+	m.silent.Store(false)
 	m.out.Store(false)
 	v.bal.SetPlaceable(m.id, true)
 	v.bal.SetReadable(m.id, true)

@@ -70,6 +70,7 @@ type member struct {
 	writes atomic.Uint64 // writes that completed
 	synced atomic.Uint64 // of these, how many are on stable media
 	out    atomic.Bool   // missing or given up: not written, read only as the last resort
+	silent atomic.Bool   // out because it does not answer
 	reason string        // why out; guarded by Volume.mu
 	record deviceRecord
 	errors atomic.Int64
