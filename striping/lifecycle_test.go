@@ -350,3 +350,35 @@ func TestShrinkForgetsBadRanges(t *testing.T) {
 		require.NoError(t, d.close())
 	})
 }
+
+// TestShrinkBesideKeptZeros cuts off zeros whose space is to stay allocated while they are on their
+// way to the devices.
+func TestShrinkBesideKeptZeros(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		var r *rig
+		armed := false
+		r = newRig(t, rigConfig{opts: Options{FlushInterval: time.Hour, WriteAge: time.Hour}, wrapJ: func(j journal.Journal) journal.Journal {
+			return &hookJournal{Journal: j, beforeCommit: func(*journal.Batch) {
+				if armed { // the new size counts, and what lies behind it has not been dropped
+					armed = false
+					c, err := r.v.acquire(chunkKey{1, 1})
+					require.NoError(t, err)
+					r.v.wb.want(c)
+					r.v.cache.put(c)
+					time.Sleep(time.Second)
+				}
+			}}
+		}})
+		require.NoError(t, r.v.CreateExport(ctx, "e", 128<<10))
+		e := r.export("e")
+		require.NoError(t, e.WriteZeroes(ctx, 64<<10, 32<<10, true, false, false))
+		armed = true
+		require.NoError(t, r.v.ResizeExport(ctx, "e", 64<<10))
+		require.False(t, armed)
+		require.NoError(t, r.v.checkCopies(ctx))
+		require.Zero(t, r.v.Status().UsedBytes)
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}

@@ -122,6 +122,9 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	if last > c.slot || c.slot == 0 {
 		p.slot = max(p.slot, v.slotBlocks(o.size.Load(), c.key.index))
 	}
+	if n := len(p.ov.ext); p.slot == 0 && n > 0 { // space for zeros behind the end of what shrank meanwhile
+		p.slot = p.ov.ext[n-1].end()
+	}
 	good, _ := v.pickPlaces(c.places)
 	kept := v.keeps(c, p.ov)
 	whole := data*2 >= c.slot || len(good) < len(c.places)
