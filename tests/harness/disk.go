@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -122,4 +123,42 @@ func attach(n int, backing *os.File) (*Loop, error) {
 func (l *Loop) detach() {
 	unix.IoctlSetInt(int(l.dev.Fd()), unix.LOOP_CLR_FD, 0)
 	l.dev.Close()
+}
+
+// NewZram makes a block device of that size in compressed memory. A block of zeros, or of any other
+// word over and over, takes none; the device itself takes 16 bytes for each block it may have.
+func NewZram(t testing.TB, size int64) string {
+	t.Helper()
+	NeedRoot(t)
+	b, err := os.ReadFile("/sys/class/zram-control/hot_add")
+	if err != nil {
+		Missing(t, "the kernel's zram")
+	}
+	number := strings.TrimSpace(string(b))
+	dir := "/sys/block/zram" + number
+	t.Cleanup(func() {
+		err := errors.Join(os.WriteFile(dir+"/reset", []byte("1"), 0), os.WriteFile("/sys/class/zram-control/hot_remove", []byte(number), 0))
+		if err != nil {
+			t.Errorf("zram%s: %v", number, err)
+		}
+	})
+	if err := os.WriteFile(dir+"/disksize", []byte(fmt.Sprint(size)), 0); err != nil {
+		t.Fatal(err)
+	}
+	path := "/dev/zram" + number
+	if _, err := os.Stat(path); err != nil { // no udev here
+		var major, minor uint32
+		b, err := os.ReadFile(dir + "/dev")
+		if err == nil {
+			_, err = fmt.Sscanf(string(b), "%d:%d", &major, &minor)
+		}
+		if err == nil {
+			err = unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(major, minor)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Remove(path) })
+	}
+	return path
 }
