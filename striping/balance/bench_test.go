@@ -38,6 +38,7 @@ type rigOptions struct {
 	opts   Options
 	device devices.Options
 	domain func(i int) string
+	spins  func(i int) bool
 }
 
 const (
@@ -57,6 +58,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 		do := o.device
 		do.ID = devices.ID(i + 1)
 		do.ScratchSize = scratch
+		do.Rotational = do.Rotational || o.spins != nil && o.spins(i)
 		dev := devices.NewDevice(disk, do)
 		dev.StartProbes()
 		size := int64(diskSize - scratch)

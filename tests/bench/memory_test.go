@@ -60,19 +60,21 @@ func TestBenchMemory(t *testing.T) {
 	read := func(placed int64) {
 		job{rw: "randread", bs: 4096, depth: 32, uri: d.URI("e"), size: placed << 20, seconds: 10}.run(t)
 	}
+	again := func(placed int64) int64 {
+		d.Kill()
+		began := time.Now()
+		d = d.Again()
+		fmt.Printf("memory: started again with %d chunks in %.1f s\n", placed, time.Since(began).Seconds())
+		tell("started again", placed)
+		read(placed)
+		return tell("started again and read", placed)
+	}
 	tell("started", 0)
 	place(0, some)
-	read(some)
-	few := tell("written and read", some)
+	tell("written", some)
+	few := again(some)
 	place(some, chunks)
-	read(chunks)
-	many := tell("written and read", chunks)
-	fmt.Printf("memory: %d bytes for each chunk placed beyond what the caches hold\n", (many-few)/(chunks-some))
-	d.Kill()
-	began := time.Now()
-	d = d.Again()
-	fmt.Printf("memory: started again with %d chunks in %.1f s\n", chunks, time.Since(began).Seconds())
-	tell("started again", chunks)
-	read(chunks)
-	tell("started again and read", chunks)
+	tell("written", chunks)
+	many := again(chunks)
+	fmt.Printf("memory: %.0f bytes for each chunk placed beyond what the caches hold\n", float64(many-few)/(chunks-some))
 }
