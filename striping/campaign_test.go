@@ -11,6 +11,7 @@ func TestTorture(t *testing.T) {
 	*lifeCount = max(*lifeCount, 10_000)
 	t.Run("power cuts", TestCrash)
 	t.Run("power cuts of faulty mirrors", TestCrashWithFaults)
+	t.Run("power cuts and lost disks", TestCrashThenLoss)
 	t.Run("every crash", TestEveryCrash)
 	t.Run("lives of exports", TestLifeOfExports)
 	t.Run("failed calls", TestNthCall)

@@ -3,10 +3,8 @@ package striping
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,87 +16,64 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var (
-	crashCount = flag.Int("crashes", 400, "simulated power cuts of the engine")
-	crashSeed  = flag.Uint64("seed", 0, "run one crash scenario with this seed")
-)
-
 // TestCrash cuts the power of a simulated volume at random moments of a random load and compares
 // what is found afterwards with the model (promises D1-D6, C1-C3).
 func TestCrash(t *testing.T) {
-	if *crashSeed != 0 {
-		crashScenario(t, *crashSeed, 6)
-		return
-	}
-	const perScenario = 4
-	var next, crashes atomic.Int64
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for crashes.Load() < int64(*crashCount) && !t.Failed() {
-				seed := uint64(next.Add(1))
-				t.Run(fmt.Sprint(seed), func(t *testing.T) { crashScenario(t, seed, perScenario) })
-				crashes.Add(perScenario)
-			}
-		})
-	}
-	wg.Wait()
-	fmt.Printf("simulated crashes: %d power cuts, no promise broken: %v\n", crashes.Load(), !t.Failed())
+	const each = 4
+	cuts := campaign(t, *crashCount, each, func(t *testing.T, seed uint64) { crashScenario(t, seed, each) })
+	fmt.Printf("simulated crashes: %d power cuts, no promise broken: %v\n", cuts, !t.Failed())
 }
 
 // crashScenario runs one volume through several power cuts.
 func crashScenario(t *testing.T, seed uint64, crashes int) {
-	synctest.Test(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(seed, 1))
-		defer func() {
-			if t.Failed() {
-				t.Logf("repeat with: go test ./striping -run 'TestCrash$' -seed %d", seed)
-				fmt.Printf("found after %d power cuts\n", powerCuts.Load())
-			}
-		}()
-		cfg := rigConfig{
-			disks: 1 + rng.IntN(4), copies: uint8(1 + rng.IntN(3)), seed: seed,
-			latency: time.Duration(rng.IntN(3)) * time.Millisecond,
-			timing: simdisk.Timing{ReadRate: 200e6, WriteRate: 100e6, PerOp: 20 * time.Microsecond,
-				Latency: time.Duration(rng.IntN(2000)) * time.Microsecond},
-			opts: Options{
-				DirtyLimit:    int64(64<<10) << rng.IntN(6),
-				FlushInterval: time.Duration(1+rng.IntN(100)) * time.Millisecond,
-				WriteAge:      time.Duration(rng.IntN(20)) * time.Millisecond,
-				CacheBytes:    1,
-				ReadAhead:     int64(rng.IntN(3)-1) << 18,
-			},
+	rng := rand.New(rand.NewPCG(seed, 1))
+	defer func() {
+		if t.Failed() {
+			fmt.Printf("found after %d power cuts\n", powerCuts.Load())
 		}
-		cfg.disks = max(cfg.disks, int(cfg.copies))
-		size := int64(1+rng.IntN(8)) * 64 << 10
-		if rng.IntN(4) == 0 {
-			size -= int64(rng.IntN(60000))
-			size = max(size/blockSize*blockSize, blockSize)
+	}()
+	cfg := rigConfig{
+		disks: 1 + rng.IntN(4), copies: uint8(1 + rng.IntN(3)), seed: seed,
+		latency: time.Duration(rng.IntN(3)) * time.Millisecond,
+		timing: simdisk.Timing{ReadRate: 200e6, WriteRate: 100e6, PerOp: 20 * time.Microsecond,
+			Latency: time.Duration(rng.IntN(2000)) * time.Microsecond},
+		opts: Options{
+			DirtyLimit:    int64(64<<10) << rng.IntN(6),
+			FlushInterval: time.Duration(1+rng.IntN(100)) * time.Millisecond,
+			WriteAge:      time.Duration(rng.IntN(20)) * time.Millisecond,
+			CacheBytes:    1,
+			ReadAhead:     int64(rng.IntN(3)-1) << 18,
+		},
+	}
+	cfg.disks = max(cfg.disks, int(cfg.copies))
+	size := int64(1+rng.IntN(8)) * 64 << 10
+	if rng.IntN(4) == 0 {
+		size -= int64(rng.IntN(60000))
+		size = max(size/blockSize*blockSize, blockSize)
+	}
+	r := newRig(t, cfg)
+	require.NoError(t, r.v.CreateExport(t.Context(), "e", size))
+	m := newModel(size)
+	for range crashes {
+		load := startLoad(r, m, rng, 1+rng.IntN(3), 0)
+		time.Sleep(time.Duration(rng.IntN(100_000)) * time.Microsecond)
+		synctest.Wait()
+		load.stop.Store(true)
+		r.crash(rng, simdisk.Random)
+		load.wg.Wait()
+		for _, err := range load.errs {
+			require.NoError(t, err)
 		}
-		r := newRig(t, cfg)
-		require.NoError(t, r.v.CreateExport(t.Context(), "e", size))
-		m := newModel(size)
-		for range crashes {
-			load := startLoad(r, m, rng, 1+rng.IntN(3), 0)
-			time.Sleep(time.Duration(rng.IntN(100_000)) * time.Microsecond)
-			synctest.Wait()
-			load.stop.Store(true)
-			r.crash(rng, simdisk.Random)
-			load.wg.Wait()
-			for _, err := range load.errs {
-				require.NoError(t, err)
-			}
-			r.open()
-			verifyAfterCrash(t, r, m)
-			if t.Failed() {
-				break
-			}
+		r.open()
+		verifyAfterCrash(t, r, m)
+		if t.Failed() {
+			break
 		}
-		if !t.Failed() {
-			finishQuietly(t, r, m, rng)
-		}
-		require.NoError(t, r.close())
-	})
+	}
+	if !t.Failed() {
+		finishQuietly(t, r, m, rng)
+	}
+	require.NoError(t, r.close())
 }
 
 // finishQuietly ends a load without a power cut and looks at the volume as it is then, and as it

@@ -3,6 +3,7 @@ package striping
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -17,21 +18,10 @@ import (
 // TestCrashWithFaults cuts the power while one disk of a mirror goes wrong in some way, always
 // the same one: no client sees an error, and the promises hold as without the fault.
 func TestCrashWithFaults(t *testing.T) {
-	const perScenario = 3
-	cuts, met := 0, int64(0)
-	for seed := uint64(1); cuts < max(*crashCount/4, perScenario); seed++ {
-		if *crashSeed != 0 {
-			seed = *crashSeed
-		}
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { met += crashWithFault(t, seed, perScenario) })
-		})
-		cuts += perScenario
-		if t.Failed() || *crashSeed != 0 {
-			break
-		}
-	}
-	fmt.Printf("crashes of faulty mirrors: %d power cuts, %d operations struck by faults, no promise broken: %v\n", cuts, met, !t.Failed())
+	const each = 3
+	var met atomic.Int64
+	cuts := campaign(t, *crashCount/4, each, func(t *testing.T, seed uint64) { met.Add(crashWithFault(t, seed, each)) })
+	fmt.Printf("crashes of faulty mirrors: %d power cuts, %d operations struck by faults, no promise broken: %v\n", cuts, met.Load(), !t.Failed())
 }
 
 // mirrorFaults are what one disk of a mirror may do.
@@ -55,11 +45,6 @@ var mirrorFaults = []faultdisk.Fault{
 
 func crashWithFault(t *testing.T, seed uint64, cuts int) (met int64) {
 	rng := rand.New(rand.NewPCG(seed, 21))
-	defer func() {
-		if t.Failed() {
-			t.Logf("repeat with: go test ./striping -run TestCrashWithFaults -seed %d", seed)
-		}
-	}()
 	copies := uint8(2 + rng.IntN(2))
 	cfg := rigConfig{disks: int(copies) + rng.IntN(2), copies: copies, seed: seed, latency: time.Duration(rng.IntN(3)) * time.Millisecond,
 		timing: gentle, opts: Options{DirtyLimit: int64(64<<10) << rng.IntN(5), FlushInterval: time.Duration(1+rng.IntN(100)) * time.Millisecond,

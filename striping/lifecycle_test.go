@@ -39,15 +39,9 @@ const (
 // TestLifeOfExports creates, resizes, fills and removes exports while the power goes, and
 // compares names, sizes and every block with what was answered.
 func TestLifeOfExports(t *testing.T) {
-	cuts := 0
-	for seed := uint64(1); cuts < *lifeCount; seed++ {
-		synctest.Test(t, func(t *testing.T) { lives(t, seed, 4) })
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
-		cuts += 4
-	}
-	fmt.Printf("lives of exports: %d power cuts, no promise broken\n", cuts)
+	const each = 4
+	cuts := campaign(t, *lifeCount, each, func(t *testing.T, seed uint64) { lives(t, seed, each) })
+	fmt.Printf("lives of exports: %d power cuts, no promise broken: %v\n", cuts, !t.Failed())
 }
 
 func lives(t *testing.T, seed uint64, cuts int) {

@@ -18,30 +18,13 @@ import (
 // without them, cuts the power again and brings the disks back as they were left: what was flushed
 // is there each time, and what the disks missed is not believed.
 func TestCrashThenLoss(t *testing.T) {
-	const rounds = 4
-	cuts := 0
-	for seed := uint64(1); cuts < max(*crashCount/4, rounds); seed++ {
-		if *crashSeed != 0 {
-			seed = *crashSeed
-		}
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { crashThenLoss(t, seed, rounds) })
-		})
-		cuts += rounds
-		if t.Failed() || *crashSeed != 0 {
-			break
-		}
-	}
+	const each = 4
+	cuts := campaign(t, *crashCount/4, each, func(t *testing.T, seed uint64) { crashThenLoss(t, seed, each) })
 	fmt.Printf("crashes and lost disks: %d power cuts, no promise broken: %v\n", cuts, !t.Failed())
 }
 
 func crashThenLoss(t *testing.T, seed uint64, rounds int) {
 	rng := rand.New(rand.NewPCG(seed, 31))
-	defer func() {
-		if t.Failed() {
-			t.Logf("repeat with: go test ./striping -run TestCrashThenLoss -seed %d", seed)
-		}
-	}()
 	copies := 2 + rng.IntN(2)
 	r := newRig(t, rigConfig{disks: copies + rng.IntN(2), copies: uint8(copies), seed: seed, timing: gentle,
 		latency: time.Duration(rng.IntN(3)) * time.Millisecond,
