@@ -41,7 +41,7 @@ func TestTortureKills(t *testing.T) {
 	if kills == 0 {
 		kills = 3
 		if long() {
-			kills = 26
+			kills = 50
 		}
 	}
 	var all totals

@@ -11,7 +11,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of random tests; 0: a new one")
-	killsFlag = flag.Int("kills", 0, "kills of each variant of TestTortureKills; 0: 3, or 26 with $BALLAST_TORTURE")
+	killsFlag = flag.Int("kills", 0, "kills of each variant of TestTortureKills; 0: 3, or 50 with $BALLAST_TORTURE")
 )
 
 func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
