@@ -7,12 +7,12 @@ import (
 
 // writeback decides when dirty chunks go to devices, and its workers take them there.
 //
-// Whole chunks go at once. Partly written ones wait for WriteAge, for a flush, or until a
-// quarter of the dirty budget is used. A worker seals the dirty overlays of a batch of chunks;
-// what takes new slots or blocks that never held data goes straight to the balancer or the
-// devices; what overwrites blocks in place first needs its intents durable, and those of one
-// batch share one journal commit. Everything after that happens in the devices' callbacks, so a
-// slow device holds up no worker.
+// Whole chunks go at once. Partly written ones wait for WriteAge, for a flush, or, when a quarter
+// of the dirty budget is used, until there are enough of them to hold half of it. A worker seals
+// the dirty overlays of a batch of chunks; what takes new slots or blocks that never held data goes
+// straight to the balancer or the devices; what overwrites blocks in place first needs its intents
+// durable, and those of one batch share one journal commit. Everything after that happens in the
+// devices' callbacks, so a slow device holds up no worker.
 type writeback struct {
 	v *Volume
 
@@ -96,31 +96,36 @@ func (w *writeback) age(c *chunk, id uint64) {
 	}
 }
 
-// ager moves overlays that are old enough, or all under pressure, to the ready queue.
+// ager moves overlays that are old enough to the ready queue.
+//
+// Under pressure the oldest go before their time, but not the last few: a client that writes in
+// order, and whose whole chunks fill the budget, would have each chunk written in pieces otherwise,
+// most of them in place, with intents, where the chunk was before, however busy that device is.
 func (w *writeback) ager() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		next := time.Hour
 		for {
-			_, pressed := w.v.dirty.load()
 			w.mu.Lock()
-			if len(w.aging) == 0 {
+			n := len(w.aging)
+			if n == 0 {
 				w.aging = nil
 				w.mu.Unlock()
 				break
 			}
 			a := w.aging[0]
-			if d := time.Until(a.at); d > 0 && !pressed {
-				w.mu.Unlock()
+			w.mu.Unlock()
+			a.c.mu.Lock()
+			current := a.c.dirty != nil && a.c.dirty.id == a.id && !a.c.dirty.wanted
+			a.c.mu.Unlock()
+			if d := time.Until(a.at); current && d > 0 && !w.hurries(n) {
 				next = d
 				break
 			}
-			w.aging = w.aging[1:]
+			w.mu.Lock()
+			w.aging = w.aging[1:] // nobody else takes any out
 			w.mu.Unlock()
-			a.c.mu.Lock()
-			current := a.c.dirty != nil && a.c.dirty.id == a.id
-			a.c.mu.Unlock()
 			if current {
 				w.want(a.c)
 			}
@@ -135,6 +140,13 @@ func (w *writeback) ager() {
 		case <-timer.C:
 		}
 	}
+}
+
+// hurries reports whether n overlays that age may hold so much of a budget that is used up that
+// they cannot be waited for.
+func (w *writeback) hurries(n int) bool {
+	_, pressed := w.v.dirty.load()
+	return pressed && int64(n)*int64(w.v.info.ChunkSize) > w.v.opts.DirtyLimit/2
 }
 
 // drop releases what the queues hold, when the volume closes.

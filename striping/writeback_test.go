@@ -1,0 +1,59 @@
+package striping
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ballast/devices"
+	"ballast/devices/simdisk"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestSequentialChunksGoWhole writes an export in order, in pieces of a chunk, faster than the disks
+// take it, and then once more: each chunk goes to a device once, in one piece, and wherever there is
+// room then. (All of the budget is on its way to the disks for most of the time; that was taken as
+// a reason to write out what was just being filled: two write-outs for each chunk, the second time
+// most in place, at 88 % of what the disks can do.)
+func TestSequentialChunksGoWhole(t *testing.T) {
+	const chunks, piece = 128, 128 << 10
+	for _, depth := range []int{1, 32} {
+		synctest.Test(t, func(t *testing.T) {
+			rates := []float64{50e6, 100e6, 200e6}
+			r := newRig(t, rigConfig{disks: 3, size: 160 << 20, chunk: 1 << 20, latency: time.Millisecond, opts: Options{DirtyLimit: 24 << 20},
+				wrapD: func(i int, d devices.Disk) devices.Disk {
+					d.(*simdisk.Disk).SetTiming(simdisk.SSD(rates[i], rates[i]))
+					return d
+				}})
+			require.NoError(t, r.v.CreateExport(t.Context(), "e", chunks<<20))
+			e := r.export("e")
+			for round := range int64(3) {
+				began := time.Now()
+				var next atomic.Int64
+				var wg sync.WaitGroup
+				for range depth {
+					wg.Go(func() {
+						p := make([]byte, piece)
+						for off := next.Add(piece) - piece; off < chunks<<20; off = next.Add(piece) - piece {
+							if err := e.WriteAt(t.Context(), p, off, false); err != nil {
+								t.Error(err)
+							}
+							time.Sleep(50 * time.Microsecond)
+						}
+					})
+				}
+				wg.Wait()
+				require.NoError(t, e.Sync(t.Context()))
+				t.Logf("depth %d: written at %.0f %% of what the disks can do", depth, chunks<<20/time.Since(began).Seconds()/350e4)
+				require.Equal(t, (round+1)*chunks, r.v.stats.placed.Load())
+				require.Equal(t, (round+1)*chunks, r.v.stats.writeOuts.Load())
+				require.Zero(t, r.v.stats.inPlace.Load())
+			}
+			e.Close()
+			require.NoError(t, r.close())
+		})
+	}
+}
