@@ -57,7 +57,7 @@
 //	| label A B|   unused   |    journal area    | unused |           data           | label A B |
 //	+----------+------------+--------------------+--------+--------------------------+-----------+
 //
-// The journal area is S/512, at least 64 MiB; on devices below 4 GiB it is S/64 (at least
+// The journal area is S/128, at least 64 MiB; on devices below 4 GiB it is S/64 (at least
 // 64 KiB). It is rounded up to 64 KiB. Data starts at the next multiple of 1 MiB. Everybody reads
 // these places from the label, not from this rule.
 //

@@ -534,8 +534,8 @@ func TestLayout(t *testing.T) {
 		{g, m, devices.Layout{JournalOff: 64 * k, JournalSize: 16 * m, DataOff: 17 * m, DataSize: g - 17*m - 8*k}},
 		{4*g - 4*k, m, devices.Layout{JournalOff: 64 * k, JournalSize: 64 * m, DataOff: 65 * m, DataSize: 4*g - 65*m - 12*k}},
 		{4 * g, m, devices.Layout{JournalOff: 64 * k, JournalSize: 64 * m, DataOff: 65 * m, DataSize: 4*g - 65*m - 8*k}},
-		{32 * g, m, devices.Layout{JournalOff: 64 * k, JournalSize: 64 * m, DataOff: 65 * m, DataSize: 32*g - 65*m - 8*k}},
-		{1000 * g, m, devices.Layout{JournalOff: 64 * k, JournalSize: 2000 * m, DataOff: 2001 * m, DataSize: 1000*g - 2001*m - 8*k}},
+		{8 * g, m, devices.Layout{JournalOff: 64 * k, JournalSize: 64 * m, DataOff: 65 * m, DataSize: 8*g - 65*m - 8*k}},
+		{1000 * g, m, devices.Layout{JournalOff: 64 * k, JournalSize: 8000 * m, DataOff: 8001 * m, DataSize: 1000*g - 8001*m - 8*k}},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprint(tt.size), func(t *testing.T) {

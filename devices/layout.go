@@ -12,7 +12,7 @@ const (
 	journalStart  = 64 << 10       // offset of the journal area
 	journalUnit   = 64 << 10       // its length is a multiple of this
 	journalMin    = 64 << 20       // from smallDevice on
-	journalShare  = 512            // of a large device: 0.2 %
+	journalShare  = 128            // of a large device: 0.8 %
 	smallDevice   = 4 << 30        // below, the journal area is a share of the device
 	smallShare    = 64             // of a small device: 1.6 %
 	scratchSize   = 256 << 10      // at the end of the journal area

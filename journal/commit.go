@@ -85,6 +85,9 @@ func (s *Store) commitLoop() {
 	defer close(s.stopped)
 	for {
 		group, closed := s.take()
+		if k := s.keeper(); k != nil && !closed {
+			k.adoptMore()
+		}
 		if len(group) > 0 {
 			s.commitGroup(group)
 			continue
@@ -148,6 +151,13 @@ func (s *Store) commitGroup(group []*pending) {
 	}
 }
 
+// keeper returns who keeps the copies, nil if there are none.
+func (s *Store) keeper() *keeper {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.copies
+}
+
 func (s *Store) noteSpace() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,6 +170,7 @@ type groupTxn struct {
 	s          *Store
 	txn        *badger.Txn
 	known      map[Key]held
+	before     State
 	after      State
 	taken      []*pending
 	refused    []*pending
@@ -173,7 +184,7 @@ type held struct {
 }
 
 func newGroupTxn(s *Store, before State) *groupTxn {
-	return &groupTxn{s: s, txn: s.db.NewTransaction(true), known: map[Key]held{}, after: before}
+	return &groupTxn{s: s, txn: s.db.NewTransaction(true), known: map[Key]held{}, before: before, after: before}
 }
 
 // run commits the batches of the group that there is room for.
@@ -280,9 +291,47 @@ func (g *groupTxn) apply(op *Op) error {
 	return g.txn.Set(slices.Clone(op.Key[:]), op.Value)
 }
 
-// finish adds the journal's own record and makes the group durable.
+// finish makes the group durable: in the store, and beside it in the copies.
 func (g *groupTxn) finish() error {
 	g.after.Seq++
+	ops := make([]Op, 0, g.ops)
+	for _, p := range g.taken {
+		ops = append(ops, p.batch.Ops...)
+	}
+	if err := g.trace(ops); err != nil {
+		return err
+	}
+	k := g.s.keeper()
+	if k != nil {
+		if err := k.group(g, ops); err != nil {
+			return err
+		}
+	}
+	if err := g.write(); err != nil {
+		return err
+	}
+	if k != nil {
+		k.wait(g.after.Seq)
+	}
+	return nil
+}
+
+// trace notes which keys the group changes.
+func (g *groupTxn) trace(ops []Op) error {
+	t := trace{seq: g.after.Seq, before: g.before}
+	if len(ops) <= traceMax {
+		for i := range ops {
+			t.keys = append(t.keys, ops[i].Key)
+		}
+	} else {
+		t.seq = 0 // it tells of nothing
+	}
+	key := traceKey(g.after.Seq)
+	return g.txn.Set(key[:], t.pack(key))
+}
+
+// write adds the journal's own record and commits to the store.
+func (g *groupTxn) write() error {
 	own := metaKey
 	if err := g.txn.Set(own[:], (&meta{g.after, g.s.uuid}).pack()); err != nil {
 		return err

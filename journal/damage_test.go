@@ -24,8 +24,20 @@ import (
 var damages = flag.Int("damages", 300, "how many damages TestDamage does")
 
 // copyTree copies a directory; blocks of zeros become holes, as logs are mostly such.
-func copyTree(t testing.TB, from, to string) {
-	require.NoError(t, filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+func copyTree(t testing.TB, from, to string) { require.NoError(t, tryCopyTree(from, to)) }
+
+// copyLive is copyTree of a journal that may drop files meanwhile.
+func copyLive(t testing.TB, from, to string) {
+	err := tryCopyTree(from, to)
+	for errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, os.RemoveAll(to))
+		err = tryCopyTree(from, to)
+	}
+	require.NoError(t, err)
+}
+
+func tryCopyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -44,7 +56,7 @@ func copyTree(t testing.TB, from, to string) {
 			return err
 		}
 		return writeSparse(filepath.Join(to, rel), b)
-	}))
+	})
 }
 
 var zeros [64 << 10]byte

@@ -5,8 +5,9 @@
 // Badger; package simjournal has one in memory that crashes at will. A record is made of its
 // struct ([Volume], [Device], [Object], [Chunk], [Intent], [Event]) by Pack and read by its Parse
 // function. A [State] (sequence number, count, digest) says in 32 bytes what a journal holds; the
-// labels of the devices keep one as an anchor. The devices have a journal area beside their
-// label: copies of the journal will live there, so that losing its directory loses nothing.
+// labels of the devices keep one as an anchor. Copies of the journal live in the journal areas of up
+// to three devices (an [Area] at a [Place]), so that losing its directory loses nothing:
+// [Store.StartCopies] keeps them, Open uses them, [SurveyAll] looks at them.
 //
 // # Guarantees
 //
@@ -24,12 +25,55 @@
 //  6. A batch that adds records is refused with ErrFull while the file system has less than 112 MiB
 //     and twice the store free, any batch below 64 MiB, and opening below 32 MiB. Nothing crashes,
 //     nothing is lost, and commits go on when space returns.
-//  7. A record does not parse under another key than its own, nor with any bit changed.
+//  7. With copies, a batch whose Commit returned nil is also in as many of them as Need says (or as
+//     there are, if fewer are good: Copies tells). Asynchronous ones have it within Delay. The loss
+//     or damage of the store, and of all copies but one of those, costs nothing acknowledged.
+//  8. Given places, Open returns the newest state that the store, a copy, or an anchor tells of, or
+//     an error; never an older one, and never one that not every record of was read and summed up.
+//     Two that went on apart from each other are refused with ErrForked.
+//  9. A device that hangs or fails stops no commit for longer than Timeout, and none at all while
+//     Need other copies are good. Another place takes its part.
+//  10. A record does not parse under another key than its own, nor with any bit changed.
 //
 // The digest is a sum, modulo 2^128, of two xxHash64 (with different seeds) of each record's key
 // and value. Each commit updates it with the difference it makes. It finds records that are lost,
 // doubled, stale, returned or of another journal; it is no protection against an attacker, who can
 // compute it as well.
+//
+// # Copies
+//
+// A copy is a ring: a log of all committed groups in one device's journal area, each a unit of one
+// or more frames, chained by checksums. What the tail still holds alive is packed behind a later
+// group, and the tail moves on with it; so the units from tail to head always make the whole
+// journal, there is no snapshot beside the log that would need twice the space, and no moment at
+// which commits wait for one. That every unit names the journal's count and digest makes a replay
+// prove itself.
+//
+// A group goes to Badger and to the rings at once, and Commit returns when both have it. One after
+// the other would let Open know which of them is ahead, but cost every flush one more flush of a
+// disk. It need not know: either may be one group ahead, which nobody was told of, and is led on by
+// the other. A ring has the group itself; the store keeps the keys of its last 64 groups for it. A
+// copy that lags further is written anew.
+//
+// Each Open begins a life: a number one higher than that of what was opened, and a random ID. Store
+// and rings name their last 64 lives. Newest is what has the highest life, then the highest
+// sequence; so a device that was away with a group that nobody else has does not win over those
+// that went on without it, and what was served apart is recognised, because neither knows the
+// other's life.
+//
+// Which devices have copies is not written down: those whose rings say so. Places in failure domains
+// without a copy come first, then those with the largest area. A device that lags for Timeout, or
+// fails, is left, and tried again after Retry, but never while it may still hold a write.
+//
+// Open with places: a sound store that is the newest is taken as it is. One that lacks the last
+// groups is led on. One that is damaged, emptied or gone is made anew from the newest copy, verified,
+// and put into its place; the old files are kept in badger.damaged. Where the newest that is whole is
+// older than anything that is told of (an anchor, a frame behind a damaged one), Open refuses.
+//
+// What slots hold says nothing of what they are, so without any copy a volume is lost. A header
+// in each slot was considered: 4 KiB of each 1 MiB (0.4 %), a second write for each overwrite in
+// place to keep block sums true there, and still no order between two slots that claim one chunk.
+// A further copy of the journal costs a third of that.
 //
 // # Concurrency
 //
@@ -61,6 +105,8 @@
 //	              the file system is about to be full
 //	MANIFEST.bak  a second name of badger/MANIFEST, as of the last open
 //	badger/       Badger's files; SyncWrites, no compression, values inline, external magic 0xba11
+//	badger.damaged/  the files that were replaced when the store was made anew from a copy
+//	badger.new/   a store in the making
 //
 // A key is 16 bytes: space (1), zero (1), a (6, big endian), b (8, big endian); see [Space].
 // A value is little endian: version of the format (1), fields, CRC32C (Castagnoli) of the key and
@@ -80,7 +126,24 @@
 //	50    14a7a15e                                      CRC32C
 //
 // The journal's own record, key '!' 0/0, is written in every transaction: version (1), UUID of the
-// volume (16), sequence number (8), number of records (8), digest (16), CRC32C (4).
+// volume (16), sequence number (8), number of records (8), digest (16), CRC32C (4). The lives stand
+// at '!' 0/1, and at '!' 1/0 to 1/63 the keys that the last 64 groups changed (lives.go). None of
+// these counts or goes into the digest.
+//
+// A journal area with a ring; numbers are little endian, positions count from the ring's begin and
+// never start over, and stand at 8 KiB + position modulo size of the ring:
+//
+//	0          8 KiB                                                      end of the area
+//	+----+-----+------------------+--------------------------+------------------+
+//	| header   | later groups     | old ones, no longer used | tail ... groups  |
+//	|  A    B  |           head ->|                          |                  |
+//	+----+-----+------------------+--------------------------+------------------+
+//
+// Headers (written by turns) and frames are drawn at their Pack functions in ring_format.go; samples
+// are testdata/v1/ring.hex and frame.hex. A frame is a multiple of 4 KiB, at most 256 KiB, and does
+// not run over the ring's end. A unit's payload, which its frames divide anywhere, is a list of key
+// (16), length of the value (4; 2^32-1: deleted), value. Kinds of units: begin, dump (the records
+// at the begin), whole (from here on the ring counts; also at the begin of a life), group.
 //
 // A chunk of 256 written blocks takes 1,056 bytes with one copy, 8 more for each further one, and
 // some 1,112 in the store: 0.11 % of the data. A full scan, as Open makes it, takes 1.5 s per

@@ -120,7 +120,7 @@ func (s *Store) verify() (State, error) {
 	found := State{Seq: m.Seq}
 	var check recordChecker
 	err = iterate(txn, nil, nil, func(key Key, value []byte) error {
-		if key == metaKey {
+		if key.Space() == SpaceReserve {
 			return nil
 		}
 		found.Count++

@@ -32,7 +32,8 @@ func softFloor(store int64) int64 { return 3*memTableSize + 2*store + 64<<20 }
 // space watches the free bytes of the journal's file system; the committer alone uses it.
 type space struct {
 	dir     string
-	store   int64 // bytes the store takes, as of sized
+	name    string // of Badger's directory in it
+	store   int64  // bytes the store takes, as of sized
 	sized   time.Time
 	free    int64
 	ballast int64
@@ -79,7 +80,7 @@ func (s *space) measure() error {
 	}
 	s.free = int64(min(st.Bavail, 1<<62/uint64(st.Bsize))) * st.Bsize
 	if now := time.Now(); s.sized.IsZero() || now.Sub(s.sized) > sizeEvery {
-		size, err := diskSize(filepath.Join(s.dir, badgerName))
+		size, err := diskSize(filepath.Join(s.dir, s.name))
 		if err != nil {
 			return err
 		}

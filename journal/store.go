@@ -33,6 +33,10 @@ type Options struct {
 	// which does it in another process, because Badger kills the process over some damages. If it
 	// is nil, Open verifies after opening.
 	Preflight func(dir string) (State, error)
+	// Places are where copies of the journal may be. Open takes the newest of store and copies, and
+	// makes the store anew from a copy if it is damaged or not there; see StartCopies. UUID must be
+	// given then.
+	Places []Place
 	// Logger gets what Badger logs, and why a journal has failed; nil discards.
 	Logger *slog.Logger
 }
@@ -53,6 +57,12 @@ type Store struct {
 	// Of the committer alone.
 	space  space
 	hashes hashCache
+
+	// What Open found out.
+	lives    []Life
+	surveys  []*Survey
+	recovery Recovery
+
 	// commit replaces (*badger.Txn).Commit in tests.
 	commit func(*badger.Txn) error
 
@@ -63,6 +73,7 @@ type Store struct {
 	closed  bool
 	readers int // inside Get, Scan or Verify
 	stats   Stats
+	copies  *keeper // nil: none are kept
 }
 
 var _ Journal = (*Store)(nil)
@@ -115,7 +126,7 @@ func create(dir string, uuid [16]byte) error {
 	if err := os.Mkdir(filepath.Join(dir, badgerName), 0o700); err != nil {
 		return err
 	}
-	sp := space{dir: dir, statfs: unix.Statfs}
+	sp := space{dir: dir, name: badgerName, statfs: unix.Statfs}
 	if err := sp.prepare(); err != nil {
 		return err
 	}
@@ -139,6 +150,9 @@ func create(dir string, uuid [16]byte) error {
 // Open opens the journal in dir and verifies all of it: every record's checksum, the number of
 // records, their digest, and the anchors.
 func Open(dir string, opts Options) (*Store, error) {
+	if len(opts.Places) > 0 {
+		return openWithCopies(dir, opts)
+	}
 	uuid, err := readStoreFile(dir, opts.UUID)
 	if err != nil {
 		return nil, err
@@ -179,7 +193,7 @@ func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
 	s := &Store{
 		dir: dir, uuid: uuid, log: log, wire: &tripwire{log: log}, lock: lock,
 		kick: make(chan struct{}, 1), stopped: make(chan struct{}), idle: make(chan struct{}),
-		space:  space{dir: dir, statfs: unix.Statfs},
+		space:  space{dir: dir, name: badgerName, statfs: unix.Statfs},
 		commit: (*badger.Txn).Commit,
 	}
 	err = checkBadgerDir(dir)
@@ -270,6 +284,10 @@ func (s *Store) Close() error {
 	s.wake()
 	<-s.stopped
 	<-s.idle
+	if k := s.keeper(); k != nil && !k.close() {
+		// A device hangs while the store is read for it: the end of the process has to close it.
+		return fmt.Errorf("store in %s is left open: %w", s.dir, ErrBusy)
+	}
 	return s.shut()
 }
 

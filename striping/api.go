@@ -106,6 +106,22 @@ type JournalStatus struct {
 	Seq     uint64 `json:"seq"`
 	Records uint64 `json:"records"`
 	Failed  bool   `json:"failed"`
+
+	// Copies on the devices; filled in by who keeps them.
+	CopiesWanted int           `json:"copies_wanted"`
+	CopiesGood   int           `json:"copies_good"`
+	Copies       []JournalCopy `json:"copies"`
+	Recovered    string        `json:"recovered,omitempty"` // what opening it took; "": nothing
+}
+
+// JournalCopy is a copy of the journal on a device.
+type JournalCopy struct {
+	Device    string `json:"device"`
+	State     string `json:"state"` // good, making, failed, unused
+	Seq       uint64 `json:"seq"`
+	UsedBytes int64  `json:"used_bytes"`
+	SizeBytes int64  `json:"size_bytes"`
+	Reason    string `json:"reason,omitempty"`
 }
 
 var (

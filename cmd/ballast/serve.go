@@ -69,6 +69,7 @@ it (NOTIFY_SOCKET).`,
 	f.StringVar(&o.Stdio, "stdio", "", "serve this export to one client on standard input and output, then end")
 	f.StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
 	f.BoolVar(&o.Degraded, "degraded", false, "serve a volume of one copy although devices are missing; reads of what is on them fail")
+	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what the journal's copies on the devices have")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
 	f.BoolVar(&watch, "watch", false, "show the status until the end")
 	f.StringVar(&dirty, "dirty-limit", "", "memory for writes that no disk has yet (default 64MiB)")

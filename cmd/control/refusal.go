@@ -126,5 +126,6 @@ var Codes = map[string]Code{
 	"E_DEVICE_LABEL":     {ExitFailed, "The device has no readable ballast label."},
 	"E_STATE":            {ExitFailed, "The volume's state directory cannot be used or does not hold what it should."},
 	"E_JOURNAL":          {ExitFailed, "The volume's journal cannot be used: it is damaged, older than the disks say, or not this volume's."},
+	"E_JOURNAL_FORKED":   {ExitFailed, "Devices of the volume, or its journal and its devices, were served apart from each other. Both sides may hold what was acknowledged, so neither is chosen."},
 	"E_KERNEL":           {ExitFailed, "The running kernel cannot do it."},
 }

@@ -55,6 +55,9 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 	if err != nil {
 		return c, err
 	}
+	if err = c.startCopies(records, o.JournalSync); err != nil {
+		return c, volumes.JournalRefusal(o.Volume, err)
+	}
 	c.volume, err = striping.Open(ctx, striping.Options{Journal: c.journal, Members: members, Volume: info, Logger: o.Logger,
 		DirtyLimit: o.DirtyLimit, FlushInterval: o.FlushInterval, CacheBytes: o.CacheBytes, Degraded: o.Degraded})
 	if err != nil {
@@ -86,13 +89,7 @@ func (c *core) judgeMissing(degraded bool) error {
 }
 
 func (c *core) openJournal(ctx context.Context, o *Options) (err error) {
-	options := journal.Options{UUID: c.config.UUID, Logger: o.Logger}
-	for _, d := range c.opened {
-		if d.File != nil {
-			a := d.Label.Anchor
-			options.Anchors = append(options.Anchors, journal.State{Seq: journal.Seq(a.Seq), Count: a.Count, Digest: a.Digest})
-		}
-	}
+	options := journal.Options{UUID: c.config.UUID, Logger: o.Logger, Anchors: volumes.Anchors(c.opened), Places: volumes.JournalPlaces(c.opened)}
 	if len(o.Preflight) > 0 {
 		options.Preflight = func(dir string) (journal.State, error) { return journal.RunPreflight(ctx, o.Preflight, dir) }
 	}
@@ -100,6 +97,7 @@ func (c *core) openJournal(ctx context.Context, o *Options) (err error) {
 		c.journal = nil
 		return volumes.JournalRefusal(o.Volume, err)
 	}
+	c.tellRecovery()
 	return nil
 }
 
@@ -246,13 +244,14 @@ func (c *core) release() error {
 // volumeEngine is a volume as the control API wants it.
 type volumeEngine struct {
 	*striping.Volume
+	journal  *journal.Store
 	buffered map[devices.ID]bool
 	disks    map[devices.ID]*diskWatch
 }
 
 // engine returns the volume as the control API wants it.
 func (c *core) engine() volumeEngine {
-	e := volumeEngine{c.volume, map[devices.ID]bool{}, c.disks}
+	e := volumeEngine{c.volume, c.journal, map[devices.ID]bool{}, c.disks}
 	for _, o := range c.opened {
 		if o.File != nil {
 			e.buffered[devices.ID(o.Config.ID)] = o.File.Buffered()
@@ -271,6 +270,7 @@ func (v volumeEngine) Status() striping.Status {
 			s.Devices[i].Kernel = w.status()
 		}
 	}
+	addCopies(&s, v.journal)
 	return s
 }
 

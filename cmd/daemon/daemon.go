@@ -42,6 +42,7 @@ type Options struct {
 	DirtyLimit    int64         // bytes; 0: default
 	CacheBytes    int64         // bytes; 0: default
 	FlushInterval time.Duration // 0: default
+	JournalSync   bool          // wait for the journal's copies with one copy of data too
 	Preflight     []string      // command line of the journal's check; nil: in this process
 
 	// Ready is called once everything listens, and During too; Run waits for both. When During

@@ -73,7 +73,9 @@ func healthy() *control.Status {
 				{Name: "gold image", SizeBytes: 20 << 30, UsedBytes: 3 << 30, ReadOnly: true, Created: day},
 			},
 			Health: []striping.Health{}, Bad: []striping.BadRange{},
-			Journal: striping.JournalStatus{Seq: 81234, Records: 1_300_211},
+			Journal: striping.JournalStatus{Seq: 81234, Records: 1_300_211, CopiesWanted: 3, CopiesGood: 2, Copies: []striping.JournalCopy{
+				{Device: "d1", State: "good", Seq: 81234, UsedBytes: 1 << 30, SizeBytes: 8 << 30}, {Device: "d2", State: "good", Seq: 81233, UsedBytes: 1 << 30, SizeBytes: 16 << 30},
+				{Device: "d3", State: "making", Seq: 0, UsedBytes: 1 << 20, SizeBytes: 16 << 30}}},
 		},
 		Daemon: control.Daemon{PID: 4711, Version: "v1.0", Started: day, NBD: []string{"unix:/run/ballast/vault-nbd.sock", "tcp:127.0.0.1:10809"}, HTTP: "127.0.0.1:7710", Clients: 4},
 		Jobs:   []control.Job{},

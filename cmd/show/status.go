@@ -35,6 +35,9 @@ func Status(w io.Writer, s *control.Status) {
 		fmt.Fprintf(w, "http:    http://%s/metrics\n", s.Daemon.HTTP)
 	}
 	fmt.Fprintf(w, "data:    %s\n", dataLine(s))
+	if s.Journal.CopiesWanted > 0 {
+		fmt.Fprintf(w, "journal: %s\n", journalLine(s))
+	}
 	for _, j := range s.Jobs {
 		fmt.Fprintf(w, "job:     %s  %s / %s  %s\n", j.ID, size.Format(j.BytesDone), size.Format(j.BytesTotal), rate(j.Rate))
 	}
@@ -63,6 +66,24 @@ func badTable(w io.Writer, bad []striping.BadRange) {
 	if more := len(bad) - badShown; more > 0 {
 		fmt.Fprintf(w, "  and %d more (--json lists all)\n", more)
 	}
+}
+
+// journalLine says which devices have a copy of the journal.
+func journalLine(s *control.Status) string {
+	var on []string
+	for _, c := range s.Journal.Copies {
+		switch c.State {
+		case "good":
+			on = append(on, c.Device)
+		case "making":
+			on = append(on, c.Device+" (being made)")
+		}
+	}
+	line := fmt.Sprintf("%d of %s on the devices: %s", s.Journal.CopiesGood, count(int64(s.Journal.CopiesWanted), "copy", "copies"), orDash(strings.Join(on, ", ")))
+	if s.Journal.Recovered != "" {
+		line += "; " + Clean(s.Journal.Recovered)
+	}
+	return line
 }
 
 func dataLine(s *control.Status) string {

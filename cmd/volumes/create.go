@@ -170,6 +170,9 @@ func (p *plan) make(ctx context.Context) (*Config, error) {
 	if err := p.writeLabels(config, anchor); err != nil {
 		return nil, err
 	}
+	if err := p.copyJournal(config); err != nil {
+		return nil, err
+	}
 	return config, p.publish(config)
 }
 
@@ -241,6 +244,27 @@ func (p *plan) writeLabels(c *Config, anchor journal.State) error {
 	return nil
 }
 
+// copyJournal makes the first copies of the journal on the devices.
+func (p *plan) copyJournal(c *Config) error {
+	var places []journal.Place
+	for i, f := range p.files {
+		label, err := devices.ReadLabel(f)
+		if err != nil {
+			return control.Refuse("E_FAILED", "%s: reading the label: %v", c.Devices[i].Path, err)
+		}
+		places = append(places, JournalPlace(f, &label, c.Devices[i].Domain))
+	}
+	j, err := journal.Open(filepath.Join(p.dir, "journal"), journal.Options{UUID: c.UUID, Logger: p.o.Logger})
+	if err != nil {
+		return JournalRefusal(c.Name, err)
+	}
+	err = j.StartCopies(journal.CopyOptions{Places: places})
+	if err := errors.Join(err, j.Close()); err != nil {
+		return JournalRefusal(c.Name, err)
+	}
+	return nil
+}
+
 // clear makes the device one that holds nothing.
 func (p *plan) clear(i int) error {
 	if !p.o.Force || p.found[i] == nil {
@@ -290,8 +314,12 @@ func JournalRefusal(volume string, err error) error {
 		return control.Refuse("E_BUSY", "the journal of volume %s is in use by another process", volume)
 	case errors.Is(err, journal.ErrFull):
 		return control.Refuse("E_NO_SPACE", "the journal of volume %s: %v", volume, err).WithTry("free space where the state directory is")
+	case errors.Is(err, journal.ErrForked):
+		return control.Refuse("E_JOURNAL_FORKED", "the journal of volume %s: %v", volume, err).
+			WithTry("take away the devices of the side that is to be given up, serve the other, and add them anew")
 	case errors.Is(err, journal.ErrRolledBack):
 		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).
+			WithTry("attach the missing devices, which may have a newer copy").
 			WithTry("put the newest journal back; a copy of an older one would lose what was acknowledged since")
 	case errors.Is(err, journal.ErrVersion):
 		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).WithTry("the version of ballast that wrote it, or a newer one")
@@ -300,5 +328,6 @@ func JournalRefusal(volume string, err error) error {
 	}
 	// Without its journal nobody knows what is where on the disks; they still hold it.
 	return control.Refuse("E_JOURNAL", "%v", fmt.Errorf("the journal of volume %s: %w", volume, err)).
+		WithTry("attach the missing devices: a copy of the journal on one of them is enough").
 		WithTry("put this volume's newest journal back; do not create the volume anew, which would end what its disks hold")
 }

@@ -1,0 +1,750 @@
+package journal
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// The copies on the devices are rings: logs of all committed groups, each on a device of its own.
+// The committer hands a group to all of them at once, and to Badger; each ring has a goroutine
+// that writes and syncs, so that one that hangs stops none but itself. What the tail of a ring
+// still holds alive is carried to its head, so a ring never needs a second place for a snapshot,
+// and never stops for one.
+
+// Limits of copies.
+const (
+	copiesMost  = 3
+	backlogMax  = 64 << 20 // bytes that wait for a ring that is being made
+	queueMax    = 16 << 20 // bytes that wait for a ring
+	inlineCount = 4096     // a journal of so few records is copied while StartCopies waits
+	dumpUnit    = 192 << 10
+	tailReadMax = 1 << 20
+	carryMax    = 4 << 20 // of the tail that one group leaves behind
+	retryMost   = 60      // times Retry
+)
+
+// CopyOptions of StartCopies; the zero value keeps three synchronous copies if there are places.
+type CopyOptions struct {
+	Places []Place
+	// Async lets Commit return before the copies have the group; they have it within Delay.
+	Async bool
+	Delay time.Duration // default 500 ms
+	// Need is how many copies must have a group before Commit returns, if so many are in use;
+	// default 2.
+	Need int
+	// Timeout is how long a copy may lag before it is given up; default 5 s.
+	Timeout time.Duration
+	// Retry is how long a place that failed is left alone at first, and up to 60 times that when it
+	// fails again and again; default 10 s.
+	Retry time.Duration
+}
+
+func (o *CopyOptions) setDefaults() {
+	o.Delay = cmp.Or(o.Delay, 500*time.Millisecond)
+	o.Need = cmp.Or(o.Need, 2)
+	o.Timeout = cmp.Or(o.Timeout, 5*time.Second)
+	o.Retry = cmp.Or(o.Retry, 10*time.Second)
+	if o.Async {
+		o.Need = 0
+	}
+}
+
+// CopyState says how a copy is.
+type CopyState string
+
+// The states of a copy.
+const (
+	CopyGood   CopyState = "good"
+	CopyMaking CopyState = "making" // it is being written for the first time
+	CopyFailed CopyState = "failed" // it was given up and is tried again later
+	CopyUnused CopyState = "unused" // the device is kept in reserve
+)
+
+// CopyStatus is a copy as people look at it.
+type CopyStatus struct {
+	Device [16]byte
+	Name   string
+	State  CopyState
+	Seq    Seq   // what is durable there
+	Bytes  int64 // it takes
+	Size   int64 // it may take
+	Reason string
+}
+
+// CopiesStatus is all copies as people look at them.
+type CopiesStatus struct {
+	Wanted, Good int
+	Written      int64 // bytes since they were started
+	Copies       []CopyStatus
+}
+
+// keeper keeps the copies of one store.
+type keeper struct {
+	s     *Store
+	log   *slog.Logger
+	opts  CopyOptions
+	lives []Life
+
+	quit    chan struct{}
+	routine sync.WaitGroup // the monitor
+
+	mu      sync.Mutex
+	places  []Place
+	copies  []*copyRing // in use
+	penalty map[[16]byte]*penalty
+	changed chan struct{} // closed and renewed when a copy has got on or was given up
+	closed  bool
+	making  int // goroutines that read the store for new copies
+	// Goroutines that write, by device. While one that was given up hangs there, nobody else writes
+	// there: what it holds may still land.
+	writers map[[16]byte]int
+	written int64
+}
+
+type penalty struct {
+	until  time.Time
+	wait   time.Duration
+	reason string
+}
+
+// copyRing is a ring in use.
+type copyRing struct {
+	place Place
+	state CopyState // making or good, or failed when given up
+	good  time.Time // since then
+
+	resumed bool // it was there before this life
+
+	ring    *ring       // of the committer while good, of the dump while making
+	backlog []groupUnit // groups that came while it was being made
+	queue   []ringWrite
+	bytes   int // of backlog and queue
+	since   time.Time
+	work    chan struct{} // has one element when the queue may have grown
+	ended   chan struct{} // closed when the writer has ended
+
+	seq     Seq    // durable
+	synced  uint64 // durable position
+	lastAt  uint64 // the newest unit that is durable
+	used    uint64
+	writing bool
+
+	header ringHeader // the newest written; of the writer
+
+	tails    []*tailUnit // read back from the tail, in order
+	tailNext uint64      // where reading goes on
+	reading  bool
+}
+
+type groupUnit struct {
+	state   State
+	payload []byte
+}
+
+type tailUnit struct {
+	ops []Op
+	end uint64
+}
+
+// StartCopies begins to keep copies of the journal on devices: those that Open found to hold what
+// the store holds go on, the others are written anew, the first wanted ones at once. It is called
+// once, before the first Commit.
+func (s *Store) StartCopies(o CopyOptions) error {
+	o.setDefaults()
+	k := &keeper{s: s, log: s.log, opts: o, lives: s.lives, quit: make(chan struct{}), penalty: map[[16]byte]*penalty{}, writers: map[[16]byte]int{},
+		changed: make(chan struct{})}
+	if len(k.lives) == 0 {
+		lives, err := s.beginLife(nil)
+		if err != nil {
+			return err
+		}
+		k.lives, s.lives = lives, lives
+	}
+	k.places = usablePlaces(o.Places)
+	k.resume(s.surveys)
+	if s.State().Count <= inlineCount {
+		for _, p := range k.candidates() {
+			k.adopt(p).Wait()
+		}
+	}
+	s.mu.Lock()
+	s.copies = k
+	s.mu.Unlock()
+	k.routine.Go(k.monitor) // ends with quit
+	return nil
+}
+
+func usablePlaces(places []Place) (usable []Place) {
+	for _, p := range places {
+		if p.usable() {
+			usable = append(usable, p)
+		}
+	}
+	return usable
+}
+
+// SetPlaces says where copies may be from now on. Copies elsewhere are ended.
+func (s *Store) SetPlaces(places []Place) {
+	s.mu.Lock()
+	k := s.copies
+	s.mu.Unlock()
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	k.places = usablePlaces(places)
+	for _, c := range slices.Clone(k.copies) {
+		if !slices.ContainsFunc(k.places, func(p Place) bool { return p.Device == c.place.Device }) {
+			k.endLocked(c)
+		}
+	}
+	k.mu.Unlock()
+	s.wake()
+}
+
+// Copies tells how the copies are.
+func (s *Store) Copies() CopiesStatus {
+	s.mu.Lock()
+	k := s.copies
+	s.mu.Unlock()
+	if k == nil {
+		return CopiesStatus{}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	st := CopiesStatus{Wanted: k.wantedLocked(), Written: k.written}
+	for _, p := range k.places {
+		c := CopyStatus{Device: p.Device, Name: p.Name, State: CopyUnused, Size: int64(ringSize(p.Area.Size()))}
+		if i := k.indexLocked(p.Device); i >= 0 {
+			r := k.copies[i]
+			c.State, c.Seq, c.Bytes = r.state, r.seq, int64(r.used)
+			if r.state == CopyGood {
+				st.Good++
+			}
+		} else if pen := k.penalty[p.Device]; pen != nil {
+			c.State, c.Reason = CopyFailed, pen.reason
+		}
+		st.Copies = append(st.Copies, c)
+	}
+	return st
+}
+
+func (k *keeper) wantedLocked() int { return min(copiesMost, len(k.places)) }
+
+func (k *keeper) indexLocked(device [16]byte) int {
+	return slices.IndexFunc(k.copies, func(c *copyRing) bool { return c.place.Device == device })
+}
+
+// resume goes on with the rings that hold what the store holds, or can be led there.
+func (k *keeper) resume(surveys []*Survey) {
+	state := k.s.State()
+	k.mu.Lock()
+	for _, v := range surveys {
+		if v.Err != nil || len(k.copies) == copiesMost || !slices.ContainsFunc(k.places, func(p Place) bool { return p.Device == v.Place.Device }) {
+			continue
+		}
+		var lead []Op
+		if v.State != state {
+			ops, ok := k.s.opsSince(v.State, state)
+			if !ok {
+				ops, ok = opsOfOther(surveys, v.State, state)
+			}
+			if b := (Batch{Ops: ops}); !ok || b.Bytes() > 2*MaxBatchBytes || len(ops) > 4*MaxBatchOps {
+				continue
+			}
+			lead = ops
+		}
+		r := continueRing(v, lastLife(k.lives))
+		payload := appendOps(nil, lead)
+		if r.used()+unitSize(r.head, r.size, len(payload))+2*ringBlock > r.size {
+			continue
+		}
+		c := k.newCopy(v.Place, r)
+		c.header, c.synced, c.lastAt, c.state = v.header, v.head.end, v.head.start, CopyGood
+		c.header.lives, c.header.at, c.resumed = k.lives, c.lastAt, true
+		c.seq = v.State.Seq
+		k.copies = append(k.copies, c)
+		if v.State != state {
+			k.pushLocked(c, r.add(unitGroup, state, r.tail, c.synced, payload))
+		}
+		k.pushLocked(c, r.add(unitWhole, state, r.tail, c.synced, nil))
+		k.startLocked(c)
+	}
+	copies := slices.Clone(k.copies)
+	k.mu.Unlock()
+	for _, c := range copies {
+		k.waitFor(c, state.Seq)
+	}
+}
+
+// opsSince returns what changed from one state to another, if the store's traces reach so far.
+func (s *Store) opsSince(from, to State) (ops []Op, ok bool) {
+	if from.Seq >= to.Seq || to.Seq-from.Seq > tracesKept {
+		return nil, false
+	}
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	changed := map[Key]bool{}
+	for seq := from.Seq + 1; seq <= to.Seq; seq++ {
+		b, err := ownRecord(txn, traceKey(seq))
+		if err != nil || b == nil {
+			return nil, false
+		}
+		t, err := parseTrace(traceKey(seq), b)
+		if err != nil || t.seq != seq || seq == from.Seq+1 && t.before != from {
+			return nil, false
+		}
+		for _, key := range t.keys {
+			changed[key] = true
+		}
+	}
+	for key := range changed {
+		op := Op{Key: key}
+		item, err := txn.Get(key[:])
+		if err == nil {
+			op.Value, err = item.ValueCopy(nil)
+			if op.Value == nil {
+				op.Value = []byte{}
+			}
+		}
+		if err != nil && !errors.Is(err, badger.ErrKeyNotFound) {
+			return nil, false
+		}
+		ops = append(ops, op)
+	}
+	return ops, true
+}
+
+// opsOfOther is opsSince out of a copy that has both states.
+func opsOfOther(surveys []*Survey, from, to State) (ops []Op, ok bool) {
+	for _, v := range surveys {
+		if v.Err != nil || v.State != to {
+			continue
+		}
+		units, ok, err := v.since(from)
+		if !ok || err != nil {
+			continue
+		}
+		var ops []Op
+		for _, u := range units {
+			more, err := parseOps(u.payload)
+			if err != nil {
+				return nil, false
+			}
+			ops = append(ops, more...)
+		}
+		return ops, true
+	}
+	return nil, false
+}
+
+func (k *keeper) newCopy(p Place, r *ring) *copyRing {
+	return &copyRing{place: p, ring: r, state: CopyMaking, work: make(chan struct{}, 1), ended: make(chan struct{}), tailNext: r.tail, used: r.used()}
+}
+
+// candidates returns the places that copies should be made in, the best first: in failure domains
+// that have none, and large.
+func (k *keeper) candidates() (list []Place) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return nil
+	}
+	taken := map[string]int{}
+	domain := func(p *Place) string { return cmp.Or(p.Domain, string(p.Device[:])) }
+	for _, c := range k.copies {
+		taken[domain(&c.place)]++
+	}
+	var rest []Place
+	for _, p := range k.places {
+		pen := k.penalty[p.Device]
+		if k.indexLocked(p.Device) < 0 && k.writers[p.Device] == 0 && (pen == nil || !time.Now().Before(pen.until)) {
+			rest = append(rest, p)
+		}
+	}
+	for len(k.copies)+len(list) < k.wantedLocked() && len(rest) > 0 {
+		best := 0
+		for i := range rest {
+			a, b := taken[domain(&rest[i])], taken[domain(&rest[best])]
+			if a < b || a == b && rest[i].Area.Size() > rest[best].Area.Size() {
+				best = i
+			}
+		}
+		taken[domain(&rest[best])]++
+		list = append(list, rest[best])
+		rest = slices.Delete(rest, best, best+1)
+	}
+	return list
+}
+
+// adopt begins a copy in a place; only the committer may call it, between groups.
+func (k *keeper) adopt(p Place) *sync.WaitGroup {
+	var made sync.WaitGroup
+	c := k.newCopy(p, newRing(k.s.uuid, &p, lastLife(k.lives)))
+	k.mu.Lock()
+	if k.closed {
+		k.mu.Unlock()
+		return &made
+	}
+	k.copies = append(k.copies, c)
+	k.making++
+	k.writers[p.Device]++
+	k.mu.Unlock()
+	txn, state := k.s.db.NewTransaction(false), k.s.State()
+	made.Add(1)
+	go func() { // ends with the last record, with Close or with the first error; it may hang with its device
+		defer made.Done()
+		err := k.make(c, txn, state)
+		txn.Discard()
+		if err != nil {
+			k.drop(c, err)
+		}
+		k.mu.Lock()
+		k.making--
+		k.writers[p.Device]--
+		k.noteLocked()
+		k.mu.Unlock()
+	}()
+	return &made
+}
+
+// adoptMore makes copies where they are wanted. The committer calls it between groups.
+func (k *keeper) adoptMore() {
+	for _, p := range k.candidates() {
+		k.adopt(p)
+	}
+}
+
+// monitor gives up copies that hang and has new ones made.
+func (k *keeper) monitor() {
+	t := time.NewTicker(min(time.Second, k.opts.Timeout/4, k.opts.Retry))
+	defer t.Stop()
+	for {
+		select {
+		case <-k.quit:
+			return
+		case <-t.C:
+		}
+		k.dropLaggards(0)
+		if len(k.candidates()) > 0 {
+			k.s.wake()
+		}
+	}
+}
+
+// dropLaggards gives up copies whose oldest write is overdue, or, if a sequence is given, those
+// that do not have it.
+func (k *keeper) dropLaggards(seq Seq) {
+	late := map[*copyRing]error{}
+	k.mu.Lock()
+	for _, c := range k.copies {
+		waits := c.state == CopyGood && (len(c.queue) > 0 || c.writing)
+		switch {
+		case waits && (seq > 0 && c.seq < seq || seq == 0 && time.Since(c.since) > k.opts.Timeout+k.opts.Delay):
+			late[c] = fmt.Errorf("it does not answer for %v", k.opts.Timeout)
+		case c.state == CopyGood && c.bytes > queueMax, c.bytes > backlogMax:
+			late[c] = fmt.Errorf("it is %d MiB behind", c.bytes>>20)
+		}
+	}
+	k.mu.Unlock()
+	for c, why := range late {
+		k.drop(c, why)
+	}
+}
+
+// drop gives up a copy and leaves its place alone for a while.
+func (k *keeper) drop(c *copyRing, why error) {
+	k.mu.Lock()
+	if c.state == CopyFailed || k.closed {
+		k.endLocked(c)
+		k.mu.Unlock()
+		return
+	}
+	k.endLocked(c)
+	pen := k.penalty[c.place.Device]
+	if pen == nil || !c.good.IsZero() && time.Since(c.good) > retryMost*k.opts.Retry {
+		pen = &penalty{wait: k.opts.Retry / 2}
+		k.penalty[c.place.Device] = pen
+	}
+	pen.wait = min(2*pen.wait, retryMost*k.opts.Retry)
+	pen.until, pen.reason = time.Now().Add(pen.wait), why.Error()
+	k.mu.Unlock()
+	k.log.Warn("a copy of the journal is given up", "device", c.place.Name, "error", why)
+}
+
+func (k *keeper) endLocked(c *copyRing) {
+	c.state = CopyFailed
+	c.queue, c.backlog, c.tails = nil, nil, nil
+	k.copies = slices.DeleteFunc(k.copies, func(x *copyRing) bool { return x == c })
+	k.noteLocked()
+	poke(c.work)
+}
+
+func (k *keeper) noteLocked() {
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// group hands a committed group to the copies, and lets them carry what is alive of their tails.
+// The committer calls it once the group's changes are known to g.
+func (k *keeper) group(g *groupTxn, ops []Op) error {
+	size := 0
+	for i := range ops {
+		size += opSize(&ops[i])
+	}
+	payload := appendOps(make([]byte, 0, size), ops)
+	k.mu.Lock()
+	copies := slices.Clone(k.copies)
+	k.mu.Unlock()
+	for _, c := range copies {
+		if err := k.groupTo(c, g, payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groupTo appends a group to one copy. What is alive of the tail goes into the same unit, as changes
+// that change nothing; so the tail can move with it.
+func (k *keeper) groupTo(c *copyRing, g *groupTxn, payload []byte) error {
+	tails, good := k.takeTails(c, g.after, payload)
+	if !good {
+		return nil
+	}
+	alive, err := g.alive(tails)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c.state != CopyGood {
+		return nil
+	}
+	r, tail := c.ring, c.ring.tail
+	if all := append(slices.Clip(payload), alive...); len(tails) > 0 && r.fits(len(all)) {
+		payload, tail = all, tails[len(tails)-1].end
+	} else {
+		c.tails = append(slices.Clone(tails), c.tails...) // a smaller part of it may fit another time
+	}
+	if !r.fits(len(payload)) {
+		go k.drop(c, fmt.Errorf("the journal does not fit: %d of %d KiB are taken", r.used()>>10, r.size>>10)) // wants the lock
+		return nil
+	}
+	k.pushLocked(c, r.add(unitGroup, g.after, tail, c.synced, payload))
+	return nil
+}
+
+// takeTails returns the units of the tail that a copy should leave behind now, if it is good. A ring
+// that is nearly full waits a moment for its tail to be read; one that is being made keeps the group.
+func (k *keeper) takeTails(c *copyRing, after State, payload []byte) (tails []*tailUnit, good bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c.state == CopyMaking {
+		c.backlog = append(c.backlog, groupUnit{after, payload})
+		c.bytes += len(payload)
+	}
+	if c.state != CopyGood {
+		return nil, false
+	}
+	r := c.ring
+	need := unitSize(0, r.size, len(payload))
+	if r.used()+need <= r.reclaimAt() {
+		return nil, true
+	}
+	k.readTailLocked(c)
+	if len(c.tails) == 0 && r.used()+2*need > r.size-r.size/8 {
+		k.awaitTailLocked(c)
+	}
+	budget := min(4*need+64<<10, carryMax)
+	for n := 0; n < len(c.tails) && (n == 0 || c.tails[n].end-r.tail <= budget); n++ {
+		tails = c.tails[: n+1 : n+1]
+	}
+	c.tails = c.tails[len(tails):]
+	return tails, true
+}
+
+// awaitTailLocked waits for the read of the tail that is under way, for a second at most.
+func (k *keeper) awaitTailLocked(c *copyRing) {
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	for c.reading && c.state == CopyGood {
+		changed := k.changed
+		k.mu.Unlock()
+		late := false
+		select {
+		case <-changed:
+		case <-timeout.C:
+			late = true
+		}
+		k.mu.Lock()
+		if late {
+			return
+		}
+	}
+}
+
+// alive returns what is still so after the group of what units say, packed.
+func (g *groupTxn) alive(tails []*tailUnit) (payload []byte, err error) {
+	for _, t := range tails {
+		for i := range t.ops {
+			op := &t.ops[i]
+			if op.Value == nil {
+				continue // what it hid is gone with the units before
+			}
+			h, err := g.look(op.Key)
+			if err != nil {
+				return nil, err
+			}
+			if h.there && h.hash == RecordDigest(op.Key, op.Value) {
+				payload = appendOps(payload, t.ops[i:i+1])
+			}
+		}
+	}
+	return payload, nil
+}
+
+// readTailLocked reads on at the tail, beside everything else, if little was read ahead.
+func (k *keeper) readTailLocked(c *copyRing) {
+	ready := uint64(0)
+	if n := len(c.tails); n > 0 {
+		ready = c.tails[n-1].end - c.ring.tail
+	}
+	if c.reading || ready > 2*tailReadMax || c.tailNext >= c.synced {
+		return
+	}
+	c.reading = true
+	from, end := c.tailNext, c.synced
+	reader := newRingReader(c.place.Area, c.ring.id, c.ring.size)
+	go func() { // ends with the read
+		units, err := readTail(reader, from, end)
+		k.mu.Lock()
+		c.reading = false
+		k.noteLocked()
+		if c.state == CopyGood && err == nil {
+			c.tails = append(c.tails, units...)
+			c.tailNext = units[len(units)-1].end
+		}
+		k.mu.Unlock()
+		if err != nil {
+			k.drop(c, fmt.Errorf("reading its tail: %w", err))
+		}
+	}()
+}
+
+func readTail(r *ringReader, from, end uint64) (units []*tailUnit, err error) {
+	for pos := from; pos < end && pos-from < tailReadMax; {
+		u, err := r.unit(pos, nil)
+		if err != nil {
+			return nil, err
+		}
+		ops, err := parseOps(u.payload)
+		if err != nil {
+			return nil, err
+		}
+		units = append(units, &tailUnit{ops, u.end})
+		pos = u.end
+	}
+	return units, nil
+}
+
+// wait returns when so many copies have the group as Need says, or as there are. Copies that keep
+// it waiting for too long are given up.
+func (k *keeper) wait(seq Seq) {
+	timeout := time.NewTimer(k.opts.Timeout)
+	defer timeout.Stop()
+	for {
+		k.mu.Lock()
+		have, good := 0, 0
+		for _, c := range k.copies {
+			if c.state == CopyGood {
+				good++
+				if c.seq >= seq {
+					have++
+				}
+			}
+		}
+		changed := k.changed
+		k.mu.Unlock()
+		if have >= min(k.opts.Need, good) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			k.dropLaggards(seq)
+		}
+	}
+}
+
+// waitFor returns when one copy has got so far, or was given up.
+func (k *keeper) waitFor(c *copyRing, seq Seq) {
+	timeout := time.NewTimer(k.opts.Timeout)
+	defer timeout.Stop()
+	for {
+		k.mu.Lock()
+		done, changed := c.state != CopyGood || c.seq >= seq && len(c.queue) == 0 && !c.writing, k.changed
+		k.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			k.drop(c, fmt.Errorf("it does not answer for %v", k.opts.Timeout))
+		}
+	}
+}
+
+// close lets the copies write what is queued, as long as they take less than the timeout. It
+// reports whether nobody reads the store any more.
+func (k *keeper) close() (idle bool) {
+	close(k.quit)
+	k.routine.Wait()
+	k.mu.Lock()
+	k.closed = true
+	copies := slices.DeleteFunc(slices.Clone(k.copies), func(c *copyRing) bool { return c.state != CopyGood })
+	for _, c := range slices.Clone(k.copies) {
+		if c.state == CopyMaking {
+			k.endLocked(c)
+		}
+		poke(c.work)
+	}
+	k.mu.Unlock()
+	timeout := time.NewTimer(k.opts.Timeout)
+	defer timeout.Stop()
+	for _, c := range copies {
+		select {
+		case <-c.ended:
+		case <-timeout.C:
+			k.log.Warn("a copy of the journal hangs", "device", c.place.Name)
+			timeout.Reset(0)
+		}
+	}
+	for {
+		k.mu.Lock()
+		making, changed := k.making, k.changed
+		k.mu.Unlock()
+		if making == 0 {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return false
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package journal
+
+import (
+	"errors"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// pushLocked queues a write of a copy. The first one starts its clock.
+func (k *keeper) pushLocked(c *copyRing, w ringWrite) {
+	if len(c.queue) == 0 && !c.writing {
+		c.since = time.Now()
+	}
+	c.queue = append(c.queue, w)
+	c.bytes += len(w.buf)
+	c.used = c.ring.used()
+	poke(c.work)
+}
+
+// startLocked begins to write what is queued for a copy.
+func (k *keeper) startLocked(c *copyRing) {
+	k.writers[c.place.Device]++
+	go func() { // ends when the copy is given up or the keeper closes; a device that hangs keeps it
+		k.write(c)
+		k.mu.Lock()
+		k.writers[c.place.Device]--
+		k.noteLocked()
+		k.mu.Unlock()
+		close(c.ended)
+	}()
+}
+
+// write writes and syncs what is queued, all of it at once, until the copy ends.
+func (k *keeper) write(c *copyRing) {
+	if err := c.announce(); err != nil {
+		k.drop(c, err)
+		return
+	}
+	for {
+		k.mu.Lock()
+		batch, ended, closed := c.queue, c.state != CopyGood, k.closed
+		k.mu.Unlock()
+		switch {
+		case ended:
+			return
+		case len(batch) == 0 && closed:
+			k.lastHeader(c)
+			return
+		case len(batch) == 0:
+			<-c.work
+			continue
+		case k.opts.Async && !closed:
+			k.pause()
+		}
+		k.mu.Lock()
+		batch = c.queue
+		c.queue, c.writing, c.since = nil, true, time.Now()
+		k.mu.Unlock()
+		err := c.put(batch)
+		if err == nil {
+			err = c.place.Area.Sync()
+		}
+		if err != nil {
+			k.drop(c, err)
+			return
+		}
+		k.wrote(c, batch)
+		if err := c.moveHeader(false); err != nil {
+			k.drop(c, err)
+			return
+		}
+	}
+}
+
+// pause lets groups gather, as nobody waits for them.
+func (k *keeper) pause() {
+	t := time.NewTimer(k.opts.Delay)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-k.quit:
+	}
+}
+
+// put writes a batch without a sync.
+func (c *copyRing) put(batch []ringWrite) error {
+	for len(batch) > 0 {
+		n, size := 1, len(batch[0].buf)
+		for n < len(batch) && size+len(batch[n].buf) <= 1<<20 {
+			size += len(batch[n].buf)
+			n++
+		}
+		b := batch[0].buf
+		if n > 1 {
+			b = alignedBytes(size)[:0]
+			for i := range n {
+				b = append(b, batch[i].buf...)
+			}
+		}
+		if err := writeRing(c.place.Area, c.ringSize(), batch[0].pos, b); err != nil {
+			return err
+		}
+		batch = batch[n:]
+	}
+	return nil
+}
+
+// ringSize does not change with the ring's other fields.
+func (c *copyRing) ringSize() uint64 { return ringSize(c.place.Area.Size()) }
+
+// wrote notes that a batch is on stable media.
+func (k *keeper) wrote(c *copyRing, batch []ringWrite) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range batch {
+		w := &batch[i]
+		c.seq, c.synced, c.lastAt = w.seq, w.pos+uint64(len(w.buf)), w.unit
+		c.bytes -= len(w.buf)
+		k.written += int64(len(w.buf))
+	}
+	c.writing = false
+	k.noteLocked()
+}
+
+// moveHeader writes the other header if the newest is far behind, or is wanted to be exact. It is
+// made durable by the sync of the next batch; until then the other one serves.
+func (c *copyRing) moveHeader(exact bool) error {
+	every := max(ringBlock, min(c.header.size/16, 4<<20))
+	if behind := c.lastAt - c.header.at; behind < every && !(exact && behind > 0) {
+		return nil
+	}
+	c.header.at = c.lastAt
+	return c.writeHeader()
+}
+
+// announce makes durable which life a ring that is gone on with is in, before anything of that life
+// is written: whoever reads the ring must know all lives that led there.
+func (c *copyRing) announce() error {
+	if !c.resumed {
+		return nil
+	}
+	if err := c.writeHeader(); err != nil {
+		return err
+	}
+	return c.place.Area.Sync()
+}
+
+func (c *copyRing) writeHeader() error {
+	c.header.writes++
+	_, err := c.place.Area.WriteAt(c.header.pack(), int64(c.header.writes%2)*ringBlock)
+	return err
+}
+
+func (k *keeper) lastHeader(c *copyRing) {
+	err := c.moveHeader(true)
+	if err == nil {
+		err = c.place.Area.Sync()
+	}
+	if err != nil {
+		k.log.Warn("header of a copy of the journal", "device", c.place.Name, "error", err)
+	}
+}
+
+var errGivenUp = errors.New("given up")
+
+// make writes a new copy: all records as they are in txn, then the groups that came meanwhile.
+func (k *keeper) make(c *copyRing, txn *badger.Txn, state State) error {
+	old, _ := readRingHeaders(c.place.Area)
+	c.header = ringHeader{ringID: c.ring.id, size: c.ring.size, lives: k.lives}
+	if len(old) > 0 {
+		c.header.writes = old[0].writes
+	}
+	if err := c.writeHeader(); err != nil {
+		return err
+	}
+	if err := k.lay(c, unitBegin, state, nil); err != nil {
+		return err
+	}
+	var payload []byte
+	err := iterate(txn, nil, nil, func(key Key, value []byte) error {
+		if key.Space() == SpaceReserve {
+			return nil
+		}
+		payload = appendOps(payload, []Op{{key, value}})
+		if len(payload) < dumpUnit {
+			return nil
+		}
+		err := k.lay(c, unitDump, state, payload)
+		payload = payload[:0]
+		return err
+	})
+	if err == nil && len(payload) > 0 {
+		err = k.lay(c, unitDump, state, payload)
+	}
+	if err == nil {
+		err = k.lay(c, unitWhole, state, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return k.catchUp(c, state.Seq)
+}
+
+// catchUp writes the groups that came while a copy was being made, until none is left: then the
+// copy is good.
+func (k *keeper) catchUp(c *copyRing, seq Seq) error {
+	for {
+		if err := c.place.Area.Sync(); err != nil {
+			return err
+		}
+		k.mu.Lock()
+		if c.state != CopyMaking {
+			k.mu.Unlock()
+			return errGivenUp
+		}
+		backlog := c.backlog
+		c.backlog, c.bytes = nil, 0
+		c.seq, c.synced = seq, c.ring.head
+		if len(backlog) == 0 {
+			c.state = CopyGood
+			c.used = c.ring.used()
+			c.good = time.Now()
+			k.noteLocked()
+			k.startLocked(c)
+			k.mu.Unlock()
+			return nil
+		}
+		k.mu.Unlock()
+		for _, g := range backlog {
+			if err := k.lay(c, unitGroup, g.state, g.payload); err != nil {
+				return err
+			}
+			seq = g.state.Seq
+		}
+	}
+}
+
+// lay writes one unit of a copy that is being made.
+func (k *keeper) lay(c *copyRing, kind unitKind, state State, payload []byte) error {
+	// A copy that is nearly full from the beginning has no room to carry what is alive.
+	if !c.ring.fits(len(payload)) || c.ring.used() > c.ring.size-c.ring.size/16 {
+		return errors.New("the journal does not fit there")
+	}
+	w := c.ring.add(kind, state, c.ring.tail, c.synced, payload)
+	c.lastAt = w.unit
+	k.mu.Lock()
+	k.written += int64(len(w.buf))
+	c.used = c.ring.used()
+	k.mu.Unlock()
+	if err := writeRing(c.place.Area, c.ring.size, w.pos, w.buf); err != nil {
+		return err
+	}
+	return k.stillMaking(c) // before the store is read on, which may have been closed
+}
+
+func (k *keeper) stillMaking(c *copyRing) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c.state != CopyMaking {
+		return errGivenUp
+	}
+	return nil
+}
