@@ -46,12 +46,12 @@ func stampAll(p []byte, first int, number uint32) {
 // TestTortureFullVolume: a full volume refuses what needs new space and nothing else, loses nothing, and
 // has space again after a trim, again and again and across a kill.
 func TestTortureFullVolume(t *testing.T) {
-	chunks := []string{"1MiB"}
-	if long() {
-		chunks = append(chunks, "64KiB")
-	}
+	written := 0 // blocks
 	for _, copies := range []int{1, 2} {
-		for _, chunk := range chunks {
+		for _, chunk := range []string{"1MiB", "64KiB"} {
+			if chunk == "64KiB" && copies == 1 && !long() {
+				continue
+			}
 			t.Run(fmt.Sprintf("copies=%d,chunk=%s", copies, chunk), func(t *testing.T) {
 				rng := newRand(t)
 				r := newRig(t, shape{copies: copies, chunk: chunk, size: 1 << 30})
@@ -60,6 +60,7 @@ func TestTortureFullVolume(t *testing.T) {
 				end := r.fillUp(c[0], 0)
 				// At least nine tenths of what the disks have, or half of it, is really there.
 				require.Greater(t, int64(end)*blockSize, int64(600<<20)*9/10/int64(copies))
+				written += end
 				r.overwrites(rng, c, end)
 				require.NoError(t, c[1].Flush(), "nothing acknowledged lacks space")
 				r.m.flushed(r.m.now())
@@ -81,6 +82,7 @@ func TestTortureFullVolume(t *testing.T) {
 					before := end
 					end = r.fillUp(c[2], end)
 					require.GreaterOrEqual(t, end-before, n*8/10, "blocks written after %d were trimmed", n)
+					written += end - before
 				}
 				require.NoError(t, c[0].Flush())
 				r.m.flushed(r.m.now())
@@ -92,6 +94,7 @@ func TestTortureFullVolume(t *testing.T) {
 			})
 		}
 	}
+	fmt.Printf("full volumes: %d MiB written until nothing fitted any more and again after trims, nothing lost: %v\n", written>>8, !t.Failed())
 }
 
 func repeatZero(n int) []content {
