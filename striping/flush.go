@@ -31,13 +31,20 @@ type flusher struct {
 	v *Volume
 
 	mu     sync.Mutex
-	lanes  map[*object]*lane // those at work; nil: the whole volume's
+	lanes  map[laneKey]*lane // those at work
 	hurry  bool              // a background commit is queued
 	closed bool
 
 	rounds sync.WaitGroup
 	quit   chan struct{}
 	done   chan struct{}
+}
+
+// laneKey names a lane: an object's, or, with nil, the whole volume's. Early commits have one of their
+// own: a flush of everything may be waiting for the space that they give back.
+type laneKey struct {
+	o     *object
+	early bool
 }
 
 // lane are the rounds of one object, one at a time.
@@ -56,7 +63,7 @@ type flushRequest struct {
 
 func (f *flusher) init(v *Volume) {
 	f.v = v
-	f.lanes = map[*object]*lane{}
+	f.lanes = map[laneKey]*lane{}
 	f.quit, f.done = make(chan struct{}), make(chan struct{})
 	go f.run()
 }
@@ -101,24 +108,25 @@ func (f *flusher) add(r *flushRequest) bool {
 		return false
 	}
 	f.hurry = f.hurry || r.early
-	l := f.lanes[r.o]
+	key := laneKey{r.o, r.early}
+	l := f.lanes[key]
 	if l == nil {
 		l = &lane{}
-		f.lanes[r.o] = l
-		f.rounds.Go(func() { f.work(r.o, l) })
+		f.lanes[key] = l
+		f.rounds.Go(func() { f.work(key, l) })
 	}
 	l.queue = append(l.queue, r)
 	return true
 }
 
 // work carries out the rounds of a lane until nobody asks for more.
-func (f *flusher) work(o *object, l *lane) {
+func (f *flusher) work(key laneKey, l *lane) {
 	for {
 		f.mu.Lock()
 		round := l.queue
 		l.queue = nil
 		if len(round) == 0 {
-			delete(f.lanes, o)
+			delete(f.lanes, key)
 			f.mu.Unlock()
 			return
 		}
