@@ -102,8 +102,10 @@
 //
 // # Memory
 //
-// A cached chunk of 1 MiB takes about 1.5 KiB, sums included; CacheBytes (64 MiB) bounds them, and what is not
-// cached costs one journal read. The allocators take 2 bytes and 1/4 bit per region. Buffered
-// writes are bounded by DirtyLimit, chunks that wait for their commit by FlushInterval and
-// flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of an export.
+// A cached chunk of 1 MiB takes about 1.5 KiB, sums included; CacheBytes (64 MiB) bounds them, give or
+// take 64 bytes for each, and what is not cached costs one journal read. The allocators take 2 bytes
+// and 1/4 bit per region. Buffered writes are bounded by DirtyLimit, chunks that wait for their commit
+// by FlushInterval and flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of
+// an export. So a daemon whose caches are full takes 2 bytes more for each chunk that is placed:
+// 166 MiB of its own with 100,000 chunks that are read at random, 167 with a million.
 package striping
