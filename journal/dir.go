@@ -165,6 +165,10 @@ func backUpManifest(dir string) error {
 	return nil
 }
 
+// lockWait is how long a lock that somebody else has is waited for: a process that was killed while
+// it looked at the journal, or the child of one, may take a moment to go.
+var lockWait = 2 * time.Second
+
 // lockDir takes the journal's lock, which the end of the process gives back.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
@@ -172,7 +176,12 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for until := time.Now().Add(lockWait); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%s: %w", dir, ErrBusy)

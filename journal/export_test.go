@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"time"
+
 	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sys/unix"
 )
@@ -41,4 +43,11 @@ func (s *Store) Queued() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.queue)
+}
+
+// SetLockWait changes how long a lock is waited for, and returns what undoes that.
+func SetLockWait(d time.Duration) (undo func()) {
+	old := lockWait
+	lockWait = d
+	return func() { lockWait = old }
 }

@@ -99,7 +99,21 @@ func TestCreateRefuses(t *testing.T) {
 	require.Len(t, entries, 1, "nothing was touched")
 }
 
+// TestLockOfTheDying opens a journal while somebody who is about to go has its lock, as the child of
+// a daemon that was killed during its start.
+func TestLockOfTheDying(t *testing.T) {
+	defer journal.SetLockWait(time.Minute)()
+	dir := create(t)
+	f, err := os.OpenFile(dir+"/lock", os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	gone := time.AfterFunc(50*time.Millisecond, func() { f.Close() })
+	defer gone.Stop()
+	require.True(t, open(t, dir).SyncWrites())
+}
+
 func TestSecondOpenerIsRefused(t *testing.T) {
+	defer journal.SetLockWait(20 * time.Millisecond)()
 	dir := create(t)
 	s := open(t, dir)
 	_, err := journal.Open(dir, journal.Options{})
