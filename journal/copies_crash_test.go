@@ -40,6 +40,7 @@ type camera struct {
 	images []image
 
 	acked atomic.Uint64
+	gate  atomic.Pointer[chan struct{}] // closed when the store has the group under way
 }
 
 func (c *camera) point(name string) {
@@ -61,8 +62,8 @@ func (c *camera) point(name string) {
 // watch has a point before each operation of an area.
 func (c *camera) watch(a *journaltest.Area, name string) {
 	a.Hook = func(op string, _ int64) error {
-		if op == "sync" { // so that a commit that does not wait for it is ahead of it
-			time.Sleep(time.Millisecond)
+		if gate := c.gate.Load(); op == "sync" && gate != nil {
+			<-*gate // a commit that does not wait for the copies would be ahead of them
 		}
 		if op != "read" {
 			c.point(name + " " + op)
@@ -90,6 +91,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 		s.SetCommit(func(real func() error) error {
 			c.point("before the store's commit")
 			err := real()
+			close(*c.gate.Load())
 			c.point("after the store's commit")
 			return err
 		})
@@ -111,6 +113,8 @@ func TestCrashAtEveryPoint(t *testing.T) {
 				s.SetPlaces(places(areas...)[1:])
 				s.SetPlaces(places(areas...))
 			}
+			gate := make(chan struct{})
+			c.gate.Store(&gate)
 			require.NoError(t, s.Commit(context.Background(), b))
 			c.acked.Store(uint64(s.State().Seq))
 		}
@@ -119,6 +123,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 	}
 	run(true) // counts the points
 	c.acked.Store(0)
+	c.gate.Store(nil)
 	history = history[:1]
 	run(false)
 	images := c.images
