@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"ballast/cmd/volumes"
 	"ballast/tests/harness"
 
 	"github.com/stretchr/testify/require"
@@ -48,48 +49,99 @@ func (r *rig) files(suffix string) (list []string) {
 	return list
 }
 
+// recovers requires that the daemon starts, and that everything is there; if the store was lost, that
+// the status says from where it came back.
+func (r *rig) recovers(what string, anew bool) {
+	r.t.Helper()
+	r.start()
+	require.True(r.t, r.verify(), what)
+	s := r.status()
+	if anew {
+		require.Contains(r.t, s.Journal.Recovered, "made anew from the copy on device d", what)
+	}
+	require.Equal(r.t, 3, s.Journal.CopiesGood, what)
+	r.stop()
+}
+
+// eraseCopies makes the journal areas of all disks empty.
+func (r *rig) eraseCopies() {
+	r.t.Helper()
+	for _, d := range r.disks {
+		l, err := volumes.PeekLabel(d)
+		require.NoError(r.t, err)
+		edit(r.t, d, l.JournalOff, int(l.JournalSize), func(p []byte) { clear(p) })
+	}
+}
+
+// damages are what may become of a store, with whether it is worth nothing then.
+func (r *rig) damages(restoreOld func()) map[string]func() bool {
+	remove := func(path ...string) {
+		require.NoError(r.t, os.RemoveAll(filepath.Join(append([]string{r.journal()}, path...)...)))
+	}
+	return map[string]func() bool{
+		"deleted": func() bool { remove(); return true },
+		"emptied": func() bool { remove("badger"); return true },
+		"an empty directory": func() bool {
+			remove()
+			require.NoError(r.t, os.MkdirAll(filepath.Join(r.journal(), "badger"), 0o700))
+			return true
+		},
+		"rolled back":        func() bool { restoreOld(); return false },
+		"without a MANIFEST": func() bool { remove("badger", "MANIFEST"); return true },
+		"without its mark":   func() bool { remove("store"); return true },
+	}
+}
+
 // TestDamagedJournal: a journal that is gone, empty, older than the disks know, cut or changed is
-// refused, with the reason and a way out, and never taken for that of an empty or older volume;
-// and with the right one back everything is there.
+// made anew from its copies on the disks, and everything flushed is there.
 func TestDamagedJournal(t *testing.T) {
 	rng := newRand(t)
 	r := newRig(t, shape{copies: 2})
 	r.fill(rng, 300)
 	restoreOld := keep(t, r.journal())
 	r.fill(rng, 300)
-	restore := keep(t, r.journal())
+	restore := keep(t, append([]string{r.journal()}, r.disks...)...)
+	for what, do := range r.damages(restoreOld) {
+		r.recovers(what, do())
+		restore()
+	}
+	restoreJournal := keep(t, r.journal())
+	r.fill(rng, 50)
+	restoreJournal() // the daemon has gone on since
+	r.recovers("from before the last start", false)
 
-	require.NoError(t, os.RemoveAll(r.journal()))
-	r.refuses("deleted")
-	restore()
-	require.NoError(t, os.RemoveAll(filepath.Join(r.journal(), "badger")))
-	r.refuses("emptied")
-	restore()
-	require.NoError(t, os.RemoveAll(r.journal()))
-	require.NoError(t, os.MkdirAll(filepath.Join(r.journal(), "badger"), 0o700))
-	r.refuses("an empty directory")
-	restoreOld()
-	r.refuses("rolled back")
-	restore()
-	require.NoError(t, os.Remove(filepath.Join(r.journal(), "badger", "MANIFEST")))
-	r.refuses("without a MANIFEST")
-
+	// That of another volume is not touched.
 	other := harness.Sparse(t, 64<<20)
 	r.env.Must("create", "w", other)
+	restore = keep(t, r.journal())
 	require.NoError(t, os.RemoveAll(r.journal()))
 	harness.Tool(t, "cp", "-a", filepath.Join(r.env.State, "w", "journal"), r.journal())
 	r.refuses("of another volume")
-
 	restore()
-	r.start()
-	require.True(t, r.verify())
-	r.stop()
-	restore() // the daemon has gone on since: its labels know
-	r.refuses("from before the last start")
+	r.recovers("the right one again", false)
+}
+
+// TestDamagedJournalWithoutCopies: without any copy all of that is refused, with the reason and a
+// way out, and never taken for the journal of an empty or older volume; and with the right one back
+// everything is there.
+func TestDamagedJournalWithoutCopies(t *testing.T) {
+	rng := newRand(t)
+	r := newRig(t, shape{copies: 2})
+	r.fill(rng, 300)
+	restoreOld := keep(t, r.journal())
+	r.fill(rng, 300)
+	r.eraseCopies()
+	restore := keep(t, r.journal())
+	for what, do := range r.damages(restoreOld) {
+		do()
+		r.refuses(what)
+		restore()
+	}
+	r.recovers("the right one", false) // which makes new copies
 }
 
 // TestTortureJournal cuts and changes the files of a journal after a clean stop. Whatever it
-// is, it is refused, or it did no harm at all.
+// is, everything is there.
 func TestTortureJournal(t *testing.T) {
 	rng := newRand(t)
 	r := newRig(t, shape{copies: 2})
@@ -98,7 +150,7 @@ func TestTortureJournal(t *testing.T) {
 	if long() {
 		n = 120
 	}
-	refused := 0
+	recovered := 0
 	for range n {
 		restore := keep(t, append([]string{r.journal()}, r.disks...)...)
 		var list []string
@@ -109,25 +161,20 @@ func TestTortureJournal(t *testing.T) {
 		}
 		file := list[rng.IntN(len(list))]
 		what := r.spoil(rng, file)
-		result, err := r.env.TryServe("v")
-		if err == nil {
-			// Bytes that mean nothing: all must be there.
-			r.d = result
-			require.True(t, r.verify(), what)
-			require.False(t, t.Failed(), what)
-			r.stop()
-		} else {
-			refused++
-			require.ErrorContains(t, err, "code: E_JOURNAL", what)
-			require.ErrorContains(t, err, "try: ", what)
+		r.start()
+		require.True(t, r.verify(), what)
+		require.False(t, t.Failed(), what)
+		if r.status().Journal.Recovered != "" {
+			recovered++
 		}
+		r.stop()
 		restore()
 	}
-	require.Positive(t, refused)
+	require.Positive(t, recovered)
 	r.start()
 	require.True(t, r.verify())
 	r.stop()
-	fmt.Printf("spoiled journals: %d tried, %d refused, the others lacked nothing\n", n, refused)
+	fmt.Printf("spoiled journals: %d tried, %d made anew from a copy, nothing lost\n", n, recovered)
 }
 
 // used is how much of a file holds something: Badger makes its logs larger than what is in them.
@@ -168,16 +215,25 @@ func TestJournalRolledBackAfterAKill(t *testing.T) {
 	r.start()
 	r.work(rng, 200)
 	r.kill()
-	restore := keep(t, r.journal())
+	restore := keep(t, append([]string{r.journal()}, r.disks...)...)
+	withoutLog := func() {
+		for _, log := range r.files(".mem") { // what the last daemon wrote stands there
+			require.NoError(t, os.Truncate(log, 0))
+		}
+	}
+	restoreOld()
+	r.recovers("rolled back", false)
+	restore()
+	withoutLog()
+	r.recovers("without its log", false)
+	restore()
+	r.eraseCopies()
 	restoreOld()
 	r.refuses("rolled back")
 	restore()
-	for _, log := range r.files(".mem") { // what the last daemon wrote stands there
-		require.NoError(t, os.Truncate(log, 0))
-	}
+	r.eraseCopies()
+	withoutLog()
 	r.refuses("without its log")
 	restore()
-	r.start()
-	require.True(t, r.verify())
-	r.stop()
+	r.recovers("the right one", false)
 }

@@ -236,7 +236,11 @@ type status struct {
 		ID, Path, State, Reason string
 		Errors                  int64
 	}
-	Health []struct{ Code, Severity, Message, Action string }
+	Health  []struct{ Code, Severity, Message, Action string }
+	Journal struct {
+		CopiesGood int `json:"copies_good"`
+		Recovered  string
+	}
 }
 
 func (r *rig) status() (s status) {
