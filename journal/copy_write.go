@@ -262,3 +262,43 @@ func (k *keeper) stillMaking(c *copyRing) error {
 	}
 	return nil
 }
+
+// CopySize is how large an area must be for CopyTo.
+func (s *Store) CopySize() (int64, error) {
+	size := int64(0)
+	err := s.scanAll(func(key Key, value []byte) error {
+		size += int64(len(key) + 4 + len(value))
+		return nil
+	})
+	// A frame holds at least 15/16 of its bytes when units are as large as dumps make them.
+	return ringStart + (size+size/8+1<<20)/ringBlock*ringBlock, err
+}
+
+// scanAll calls fn for all records that count.
+func (s *Store) scanAll(fn func(key Key, value []byte) error) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	return iterate(txn, nil, nil, func(key Key, value []byte) error {
+		if key.Space() == SpaceReserve {
+			return nil
+		}
+		return fn(key, value)
+	})
+}
+
+// CopyTo writes a copy that nobody keeps up to date, as a backup. No commit may be under way.
+func (s *Store) CopyTo(p Place) error {
+	k := &keeper{s: s, log: s.log, lives: s.lives, writers: map[[16]byte]int{}, changed: make(chan struct{}), closed: true}
+	c := k.newCopy(p, newRing(s.uuid, &p, lastLife(s.lives)))
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	if err := k.make(c, txn, s.State()); err != nil {
+		return err
+	}
+	<-c.ended
+	return nil
+}

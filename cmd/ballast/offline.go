@@ -18,7 +18,7 @@ func (a *app) checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check VOLUME",
 		Short: "Verify a volume that is not being served; writes nothing to it",
-		Long: `Verifies labels, journal, and every written block of every good copy against its sum. Nothing is
+		Long: `Verifies labels, journal and its copies on the devices, and every written block of every good copy against its sum. Nothing is
 written to the volume; the journal is checked in a copy below $TMPDIR. Exit code 3 means damage.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -56,6 +56,9 @@ func (a *app) inspectCommand() *cobra.Command {
 			}
 			defer disk.Close()
 			x := show.InspectionOf(in, devices.ReadLabelCopies(disk))
+			if in.Label != nil {
+				x.AddJournal(surveyOf(disk, in.Label))
+			}
 			return a.print(x, x.Write)
 		},
 	}

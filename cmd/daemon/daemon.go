@@ -225,7 +225,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	engine := s.core.engine()
 	cache := newStatusCache(engine.Status())
 	s.wg.Go(func() { cache.run(ctx, engine.Status) })
-	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly, rotates: s.core.rotates}
+	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly || s.core.config.ReadOnly, rotates: s.core.rotates}
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
 	s.api = &api{engine: engine, cache: cache, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
 		clients: s.nbd.Stats, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}

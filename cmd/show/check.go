@@ -15,6 +15,13 @@ const faultsShown = 50
 // CheckReport writes the result of ballast check for people.
 func CheckReport(w io.Writer, r *verify.Report) {
 	fmt.Fprintf(w, "volume %s is %s: %s in %s compared with their sums\n", r.Volume, strings.ToUpper(r.Verdict), size.Format(r.Bytes), count(r.Chunks, "chunk", "chunks"))
+	var newest []string
+	for _, c := range r.Journal {
+		if c.Newest {
+			newest = append(newest, c.Device)
+		}
+	}
+	fmt.Fprintf(w, "  journal: newest copies on the devices: %s\n", orDash(strings.Join(newest, ", ")))
 	if len(r.Missing) > 0 {
 		fmt.Fprintf(w, "  missing: %s, with %s\n", strings.Join(r.Missing, ", "), count(r.Unreadable, "copy", "copies"))
 	}

@@ -9,6 +9,7 @@ import (
 	"ballast/cmd/size"
 	"ballast/cmd/volumes"
 	"ballast/devices"
+	"ballast/journal"
 )
 
 // Inspection is what ballast inspect shows of a device.
@@ -25,6 +26,38 @@ type Inspection struct {
 	Label      *Label           `json:"label"` // the newest sound one
 	Fault      string           `json:"fault,omitempty"`
 	Copies     []InspectionCopy `json:"label_copies"`
+	Journal    *JournalRing     `json:"journal_copy"` // null: none
+}
+
+// JournalRing is the copy of the journal on a device, without all of it having been read.
+type JournalRing struct {
+	Seq     uint64 `json:"sequence"`
+	Records uint64 `json:"records"`
+	Digest  string `json:"digest,omitempty"`
+	Life    uint64 `json:"life"`
+	Bytes   int64  `json:"bytes"`
+	Fault   string `json:"fault,omitempty"`
+}
+
+// AddJournal adds what copy of the journal there is.
+func (x *Inspection) AddJournal(v *journal.Survey) {
+	switch {
+	case v.Err == nil:
+		x.Journal = &JournalRing{Seq: uint64(v.State.Seq), Records: v.State.Count, Digest: v.State.Digest.String(), Life: v.Life.Number, Bytes: v.Bytes}
+	case !errors.Is(v.Err, journal.ErrNotFound):
+		x.Journal = &JournalRing{Fault: v.Err.Error()}
+	}
+}
+
+func (j *JournalRing) write(w io.Writer) {
+	switch {
+	case j == nil:
+		fmt.Fprintln(w, "  no copy of the journal")
+	case j.Fault != "":
+		fmt.Fprintf(w, "  copy of the journal: %s\n", Clean(j.Fault))
+	default:
+		fmt.Fprintf(w, "  copy of the journal: commit %d with %s in %s, opening %d\n", j.Seq, count(int64(j.Records), "record", "records"), size.Format(j.Bytes), j.Life)
+	}
 }
 
 // Label is the label of a device.
@@ -112,6 +145,7 @@ func (x *Inspection) Write(w io.Writer) {
 	switch {
 	case x.Label != nil:
 		x.Label.write(w)
+		x.Journal.write(w)
 	case x.Fault == "" && x.Blank:
 		fmt.Fprintln(w, "  it is empty")
 	case x.Fault == "":

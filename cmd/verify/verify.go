@@ -17,7 +17,6 @@ import (
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Schema of a Report.
@@ -28,17 +27,18 @@ const MaxFaults = 1000
 
 // Report is what a check found.
 type Report struct {
-	Schema     string   `json:"schema"`
-	Volume     string   `json:"volume"`
-	Verdict    string   `json:"verdict"` // sound, degraded, damaged
-	Chunks     int64    `json:"chunks"`
-	Blocks     int64    `json:"blocks"` // read and compared, each copy counted
-	Bytes      int64    `json:"bytes"`
-	Stale      int64    `json:"stale_copies"`
-	Unreadable int64    `json:"missing_copies"` // on devices that are missing
-	Missing    []string `json:"missing_devices"`
-	FaultCount int64    `json:"fault_count"`
-	Faults     []Fault  `json:"faults"`
+	Schema     string        `json:"schema"`
+	Volume     string        `json:"volume"`
+	Verdict    string        `json:"verdict"` // sound, degraded, damaged
+	Chunks     int64         `json:"chunks"`
+	Blocks     int64         `json:"blocks"` // read and compared, each copy counted
+	Bytes      int64         `json:"bytes"`
+	Stale      int64         `json:"stale_copies"`
+	Unreadable int64         `json:"missing_copies"` // on devices that are missing
+	Missing    []string      `json:"missing_devices"`
+	Journal    []JournalCopy `json:"journal_copies"` // whole ones
+	FaultCount int64         `json:"fault_count"`
+	Faults     []Fault       `json:"faults"`
 }
 
 // Fault is one thing that is not as it should be.
@@ -77,7 +77,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := notServed(o)
+	lock, err := volumes.NotServed(o.Dirs, o.Volume)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +88,14 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	defer volumes.CloseDevices(opened)
 	r := &run{config: config, opened: map[uint16]*volumes.Opened{}, objects: map[uint64]string{}, intents: map[journal.Key]journal.Intent{},
-		report: &Report{Schema: Schema, Volume: config.Name, Missing: []string{}, Faults: []Fault{}}, slots: map[uint16]bitmap{}}
+		report: &Report{Schema: Schema, Volume: config.Name, Missing: []string{}, Journal: []JournalCopy{}, Faults: []Fault{}}, slots: map[uint16]bitmap{}}
 	j, err := r.openJournal(ctx, o, opened)
 	if err != nil {
 		return nil, err
 	}
 	defer j.Close()
 	r.labels(opened)
+	r.copies(opened, j.State())
 	if err := r.records(j); err != nil {
 		return nil, volumes.JournalRefusal(o.Volume, err)
 	}
@@ -103,22 +104,6 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	r.judge()
 	return r.report, nil
-}
-
-// notServed refuses a volume that a daemon has.
-func notServed(o Options) (*os.File, error) {
-	lock, err := os.Open(filepath.Join(o.Dirs.Volume(o.Volume), "lock"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // it was never served
-	}
-	if err != nil {
-		return nil, control.Refuse("E_NOT_PERMITTED", "%v", err).WithTry("the same as root")
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, control.Refuse("E_BUSY", "volume %s is being served", o.Volume).WithTry("ballast stop %s", o.Volume)
-	}
-	return lock, nil
 }
 
 // copied is a journal in a temporary directory.
@@ -134,27 +119,48 @@ func (r *run) openJournal(ctx context.Context, o Options, opened []volumes.Opene
 	if err != nil {
 		return nil, control.Refuse("E_STATE", "a place for a copy of the journal: %v", err).WithTry("TMPDIR=DIR")
 	}
-	options := journal.Options{UUID: r.config.UUID, Logger: slog.New(slog.DiscardHandler)}
-	for _, d := range opened {
-		if d.File != nil {
-			a := d.Label.Anchor
-			options.Anchors = append(options.Anchors, journal.State{Seq: journal.Seq(a.Seq), Count: a.Count, Digest: a.Digest})
-		}
-	}
+	options := journal.Options{UUID: r.config.UUID, Logger: slog.New(slog.DiscardHandler), Anchors: volumes.Anchors(opened), Places: volumes.JournalPlaces(opened)}
 	if len(o.Preflight) > 0 {
 		options.Preflight = func(dir string) (journal.State, error) { return journal.RunPreflight(ctx, o.Preflight, dir) }
 	}
 	target := filepath.Join(dir, "journal")
 	err = os.CopyFS(target, os.DirFS(o.Dirs.Journal(o.Volume)))
 	var store *journal.Store
-	if err == nil {
+	if err == nil || errors.Is(err, os.ErrNotExist) { // then a copy on a device takes its place
 		store, err = journal.Open(target, options)
 	}
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, volumes.JournalRefusal(o.Volume, err)
 	}
+	if rec := store.Recovery(); rec.From != "" {
+		r.fault(Fault{What: fmt.Sprintf("the journal in %s is not used, its copy on device %s was checked instead: %s", o.Dirs.Journal(o.Volume), rec.From, rec.Why)})
+	}
 	return &copied{store, dir}, nil
+}
+
+// JournalCopy is a copy of the journal on a device, as it was found.
+type JournalCopy struct {
+	Device  string `json:"device"`
+	Seq     uint64 `json:"sequence"`
+	Records uint64 `json:"records"`
+	Bytes   int64  `json:"bytes"`
+	Newest  bool   `json:"newest"` // it holds all that the journal does
+}
+
+// copies reads the copies of the journal on the devices as a whole. Those on devices that have none,
+// or an old one, are no fault: copies are on three devices at most.
+func (r *run) copies(opened []volumes.Opened, state journal.State) {
+	for _, v := range journal.SurveyAll(volumes.JournalPlaces(opened), r.config.UUID) {
+		if errors.Is(v.Err, journal.ErrNotFound) {
+			continue
+		}
+		if _, err := v.Content(); err != nil {
+			r.fault(Fault{Device: v.Place.Name, What: fmt.Sprintf("copy of the journal: %v", err)})
+			continue
+		}
+		r.report.Journal = append(r.report.Journal, JournalCopy{v.Place.Name, uint64(v.State.Seq), v.State.Count, v.Bytes, v.State == state})
+	}
 }
 
 func (r *run) fault(f Fault) {

@@ -26,6 +26,8 @@ type Config struct {
 	Copies    int            `json:"copies"`
 	Created   time.Time      `json:"created"`
 	Devices   []ConfigDevice `json:"devices"`
+	// ReadOnly lets clients only read: the volume was imported so.
+	ReadOnly bool `json:"read_only,omitempty"`
 }
 
 // ConfigDevice is a device of a Config.

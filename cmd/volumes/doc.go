@@ -3,7 +3,8 @@
 //
 // [Dirs] finds the state and run directories. A [Config] is a volume's volume.json. [ParseDevice]
 // reads DEVICE arguments and [Create] makes a volume: it checks everything first, tells all faults
-// at once, and only then writes.
+// at once, and only then writes. [Import] makes one known out of disks that were a volume already, and
+// [JournalWork] verifies, backs up and rebuilds the journal of one that nobody serves.
 //
 // # On disk
 //
