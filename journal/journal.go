@@ -21,6 +21,10 @@ const (
 	SpaceIntent  Space = 'I' // a: object number, b: chunk index
 	SpaceEvent   Space = 'E' // b: event number
 	SpaceJob     Space = 'J' // b: job number
+	SpaceTree    Space = 'T' // one record: a name space of files is there
+	SpaceInode   Space = 'N' // a: inode number
+	SpaceEntry   Space = 'F' // a: inode number of a directory, b: hash of the name
+	SpaceXattr   Space = 'X' // a: inode number, b: hash of the name
 	SpaceReserve Space = '!' // the journal's own meta record
 )
 

@@ -40,10 +40,10 @@ func writerBatch(writer, i int) *journal.Batch {
 			size = 40_000
 		}
 		v := bytes.Repeat([]byte{byte(i)}, size)
-		b.Put(journal.MakeKey('X', uint64(writer), uint64(2*i+k)), strconv.AppendInt(v, int64(i), 10))
+		b.Put(journal.MakeKey('x', uint64(writer), uint64(2*i+k)), strconv.AppendInt(v, int64(i), 10))
 	}
 	if i >= 5 {
-		b.Delete(journal.MakeKey('X', uint64(writer), uint64(2*(i-5))))
+		b.Delete(journal.MakeKey('x', uint64(writer), uint64(2*(i-5))))
 	}
 	return b
 }

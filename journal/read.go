@@ -179,6 +179,14 @@ func (c *recordChecker) check(key Key, value []byte) error {
 		_, err = ParseIntent(key, value)
 	case SpaceEvent:
 		_, err = ParseEvent(key, value)
+	case SpaceTree:
+		_, err = ParseTree(key, value)
+	case SpaceInode:
+		_, err = ParseInode(key, value)
+	case SpaceEntry:
+		_, err = ParseEntries(key, value)
+	case SpaceXattr:
+		_, err = ParseXattrs(key, value)
 	}
 	return err
 }

@@ -35,10 +35,15 @@ func fuzzRecord(f *testing.F, name string) {
 	}
 }
 
-func FuzzVolume(f *testing.F) { fuzzRecord(f, "volume") }
-func FuzzDevice(f *testing.F) { fuzzRecord(f, "device") }
-func FuzzObject(f *testing.F) { fuzzRecord(f, "object") }
-func FuzzChunk(f *testing.F)  { fuzzRecord(f, "chunk") }
-func FuzzIntent(f *testing.F) { fuzzRecord(f, "intent") }
-func FuzzEvent(f *testing.F)  { fuzzRecord(f, "event") }
-func FuzzMeta(f *testing.F)   { fuzzRecord(f, "meta") }
+func FuzzVolume(f *testing.F)  { fuzzRecord(f, "volume") }
+func FuzzDevice(f *testing.F)  { fuzzRecord(f, "device") }
+func FuzzObject(f *testing.F)  { fuzzRecord(f, "object") }
+func FuzzChunk(f *testing.F)   { fuzzRecord(f, "chunk") }
+func FuzzIntent(f *testing.F)  { fuzzRecord(f, "intent") }
+func FuzzEvent(f *testing.F)   { fuzzRecord(f, "event") }
+func FuzzInode(f *testing.F)   { fuzzRecord(f, "inode") }
+func FuzzSymlink(f *testing.F) { fuzzRecord(f, "inode-symlink") }
+func FuzzEntries(f *testing.F) { fuzzRecord(f, "entries") }
+func FuzzXattrs(f *testing.F)  { fuzzRecord(f, "xattrs") }
+func FuzzTree(f *testing.F)    { fuzzRecord(f, "tree") }
+func FuzzMeta(f *testing.F)    { fuzzRecord(f, "meta") }

@@ -50,7 +50,24 @@ func kinds() []kind {
 	intent := Intent{Base: 5, Candidates: []Candidate{{Block: 0, Sum: 0xdeadbeef}, {Block: 4095, Sum: 2}, {Block: 0, Sum: 3}}}
 	settled := Intent{Base: 5, Candidates: []Candidate{{Block: 0, Sum: 0xdeadbeef}, {Block: 4095, Sum: 2, Settled: true}}}
 	event := Event{Time: created, Severity: 1, Code: "device_slow", Device: 3, Message: "sdb is slow"}
+	inode := Inode{
+		Number: 9, Mode: TypeRegular | 0o4755, UID: 1000, GID: 100, Links: 2, Flags: 0x10, Xattrs: 3, Generation: 1,
+		Size: 5000, Blocks: 2, Object: 12, Atime: created, Mtime: created, Ctime: created, Btime: created,
+	}
+	directory := Inode{Number: 9, Mode: TypeDirectory | 0o1777, Links: 2, Parent: 1, Atime: created, Mtime: created, Ctime: created, Btime: created}
+	symlink := Inode{Number: 9, Mode: TypeSymlink | 0o777, Links: 1, Target: "../a", Atime: created, Mtime: created, Ctime: created, Btime: created}
+	special := Inode{Number: 9, Mode: TypeBlock | 0o660, Links: 1, Rdev: 0x801, Atime: created, Mtime: created, Ctime: created, Btime: created}
+	entries := Entries{{Slot: 0, Type: TypeRegular, Inode: 9, Name: "letter"}, {Slot: 15, Type: TypeDirectory, Inode: 1<<48 - 1, Name: "\xff"}}
+	xattrs := Xattrs{{Name: "user.a", Value: []byte("value")}, {Name: "user.b", Value: []byte{}}}
+	tree := Tree{Seed: uuidOf("seed"), Created: created}
 	all := []kind{
+		{name: "inode", key: InodeKey(9), sample: inode.Pack(InodeKey(9))},
+		{name: "inode-directory", key: InodeKey(9), sample: directory.Pack(InodeKey(9))},
+		{name: "inode-symlink", key: InodeKey(9), sample: symlink.Pack(InodeKey(9))},
+		{name: "inode-device", key: InodeKey(9), sample: special.Pack(InodeKey(9))},
+		{name: "entries", key: EntryKey(1, 1<<57+5), sample: entries.Pack(EntryKey(1, 1<<57+5))},
+		{name: "xattrs", key: XattrKey(9, 7), sample: xattrs.Pack(XattrKey(9, 7))},
+		{name: "tree", key: TreeKey(), sample: tree.Pack(TreeKey())},
 		{name: "volume", key: VolumeKey(), sample: volume.Pack(VolumeKey())},
 		{name: "device", key: DeviceKey(3), sample: device.Pack(DeviceKey(3))},
 		{name: "object", key: ObjectKey(6), sample: object.Pack(ObjectKey(6))},
@@ -72,13 +89,20 @@ func uuidOf(name string) (u [16]byte) {
 }
 
 var repackers = map[string]func(Key, []byte) ([]byte, error){
-	"volume":         func(k Key, b []byte) ([]byte, error) { r, err := ParseVolume(k, b); return packed(err, &r, k) },
-	"device":         func(k Key, b []byte) ([]byte, error) { r, err := ParseDevice(k, b); return packed(err, &r, k) },
-	"object":         func(k Key, b []byte) ([]byte, error) { r, err := ParseObject(k, b); return packed(err, &r, k) },
-	"chunk":          func(k Key, b []byte) ([]byte, error) { r, err := ParseChunk(k, b); return packed(err, &r, k) },
-	"intent":         func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
-	"intent-settled": func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
-	"event":          func(k Key, b []byte) ([]byte, error) { r, err := ParseEvent(k, b); return packed(err, &r, k) },
+	"volume":          func(k Key, b []byte) ([]byte, error) { r, err := ParseVolume(k, b); return packed(err, &r, k) },
+	"device":          func(k Key, b []byte) ([]byte, error) { r, err := ParseDevice(k, b); return packed(err, &r, k) },
+	"object":          func(k Key, b []byte) ([]byte, error) { r, err := ParseObject(k, b); return packed(err, &r, k) },
+	"chunk":           func(k Key, b []byte) ([]byte, error) { r, err := ParseChunk(k, b); return packed(err, &r, k) },
+	"intent":          func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
+	"intent-settled":  func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
+	"inode":           repackInode,
+	"inode-directory": repackInode,
+	"inode-symlink":   repackInode,
+	"inode-device":    repackInode,
+	"entries":         func(k Key, b []byte) ([]byte, error) { r, err := ParseEntries(k, b); return packed(err, r, k) },
+	"xattrs":          func(k Key, b []byte) ([]byte, error) { r, err := ParseXattrs(k, b); return packed(err, r, k) },
+	"tree":            func(k Key, b []byte) ([]byte, error) { r, err := ParseTree(k, b); return packed(err, &r, k) },
+	"event":           func(k Key, b []byte) ([]byte, error) { r, err := ParseEvent(k, b); return packed(err, &r, k) },
 	"meta": func(k Key, b []byte) ([]byte, error) {
 		r, err := parseMeta(b)
 		if err != nil {
@@ -86,6 +110,11 @@ var repackers = map[string]func(Key, []byte) ([]byte, error){
 		}
 		return r.pack(), nil
 	},
+}
+
+func repackInode(k Key, b []byte) ([]byte, error) {
+	r, err := ParseInode(k, b)
+	return packed(err, &r, k)
 }
 
 func packed(err error, r interface{ Pack(Key) []byte }, k Key) ([]byte, error) {
@@ -236,6 +265,33 @@ func TestFieldsBeyondLimitsDoNotParse(t *testing.T) {
 		{"intent", "count", 1, []byte{4, 0}},
 		{"intent", "count too large", 1, []byte{0xff, 0xff}},
 		{"intent", "block", 17, []byte{0, 0x10}},
+		{"inode", "no type", 1, []byte{0, 0}},
+		{"inode", "unknown type", 1, []byte{0, 0x30}},
+		{"inode", "mode bits", 3, []byte{1}},
+		{"inode", "negative size", 40, []byte{0x80}},
+		{"inode", "negative blocks", 48, []byte{0x80}},
+		{"inode", "no object", 49, []byte{0}},
+		{"inode", "object number", 55, []byte{1}},
+		{"inode", "parent of a file", 57, []byte{1}},
+		{"inode", "target of a file", 113, []byte{1, 0}},
+		{"inode", "nanoseconds", 73, []byte{0, 0xca, 0x9a, 0x3b}},
+		{"inode-directory", "no parent", 57, []byte{0}},
+		{"inode-directory", "object of a directory", 49, []byte{1}},
+		{"inode-symlink", "size of a symlink", 33, []byte{1}},
+		{"inode-symlink", "a file with a target", 2, []byte{0x81}},
+		{"entries", "no names", 1, []byte{0}},
+		{"entries", "one name more", 1, []byte{3}},
+		{"entries", "slot of another", 2, []byte{15}},
+		{"entries", "slot", 17, []byte{16}},
+		{"entries", "type", 3, []byte{3}},
+		{"entries", "inode 0", 4, []byte{0}},
+		{"entries", "slash", 11, []byte{'/'}},
+		{"entries", "zero byte", 11, []byte{0}},
+		{"xattrs", "none", 1, []byte{0}},
+		{"xattrs", "the same name", 25, []byte{'a'}},
+		{"xattrs", "length of a value", 9, []byte{0xff}},
+		{"xattrs", "length of a value over the limit", 9, []byte{1, 0, 1}},
+		{"tree", "nanoseconds", 25, []byte{0, 0xca, 0x9a, 0x3b}},
 		{"event", "severity", 1, []byte{3}},
 		{"event", "length of the code", 16, []byte{65}},
 	} {
@@ -271,6 +327,12 @@ func TestPackPanicsOnWhatWouldNotParse(t *testing.T) {
 	require.Panics(t, func() { (&Object{Number: 1, Kind: Export}).Pack(ObjectKey(2)) })
 	require.Panics(t, func() { (&Object{Number: 1, Kind: Export, Name: strings.Repeat("x", 256)}).Pack(ObjectKey(1)) })
 	require.Panics(t, func() { (&Event{Severity: 3}).Pack(EventKey(1)) })
+	require.Panics(t, func() { (&Inode{Number: 1, Mode: TypeRegular}).Pack(InodeKey(1)) }, "no object")
+	require.Panics(t, func() { (&Inode{Number: 1, Mode: TypeRegular, Object: 1}).Pack(InodeKey(2)) })
+	require.Panics(t, func() { Entries{}.Pack(EntryKey(1, 1)) })
+	require.Panics(t, func() { Entries{{Type: TypeFIFO, Inode: 2, Name: ".."}}.Pack(EntryKey(1, 1)) })
+	require.Panics(t, func() { Xattrs{{Name: ""}}.Pack(XattrKey(1, 1)) })
+	require.Panics(t, func() { Xattrs{{Name: "a", Value: make([]byte, MaxXattr+1)}}.Pack(XattrKey(1, 1)) })
 }
 
 func TestLongTextsForPeopleAreCut(t *testing.T) {
@@ -296,6 +358,10 @@ func genTime(t *rapid.T) time.Time {
 
 func genText(t *rapid.T, max int) string {
 	return string(rapid.SliceOfN(rapid.Byte(), 0, min(max, 300)).Draw(t, "text"))
+}
+
+func genType(t *rapid.T) uint32 {
+	return rapid.SampledFrom([]uint32{TypeSocket, TypeSymlink, TypeRegular, TypeBlock, TypeDirectory, TypeCharacter, TypeFIFO}).Draw(t, "type")
 }
 
 func genSpeeds(t *rapid.T) (s [4]float64) {
@@ -402,6 +468,47 @@ func TestRecordsRoundTrip(t *testing.T) {
 		again, err := ParseObject(ObjectKey(o.Number), o.Pack(ObjectKey(o.Number)))
 		require.NoError(t, err)
 		require.Equal(t, o, again)
+	}))
+	t.Run("inode", rapid.MakeCheck(func(t *rapid.T) {
+		n := Inode{
+			Number: rapid.Uint64Range(0, 1<<48-1).Draw(t, "number"), Mode: genType(t) | rapid.Uint32Range(0, PermMask).Draw(t, "mode"),
+			UID: rapid.Uint32().Draw(t, "uid"), GID: rapid.Uint32().Draw(t, "gid"), Links: rapid.Uint32().Draw(t, "links"),
+			Rdev: rapid.Uint32().Draw(t, "rdev"), Flags: rapid.Uint32().Draw(t, "flags"), Xattrs: rapid.Uint32().Draw(t, "xattrs"),
+			Generation: rapid.Uint32().Draw(t, "generation"), Atime: genTime(t), Mtime: genTime(t), Ctime: genTime(t), Btime: genTime(t),
+		}
+		switch n.Type() {
+		case TypeRegular:
+			n.Size, n.Blocks = rapid.Int64Range(0, math.MaxInt64).Draw(t, "size"), rapid.Int64Range(0, math.MaxInt64).Draw(t, "blocks")
+			n.Object = rapid.Uint64Range(1, 1<<48-1).Draw(t, "object")
+		case TypeDirectory:
+			n.Parent = rapid.Uint64Range(1, 1<<48-1).Draw(t, "parent")
+		case TypeSymlink:
+			n.Target = "t" + genText(t, 4000)
+		}
+		again, err := ParseInode(InodeKey(n.Number), n.Pack(InodeKey(n.Number)))
+		require.NoError(t, err)
+		require.Equal(t, n, again)
+	}))
+	t.Run("entries", rapid.MakeCheck(func(t *rapid.T) {
+		var e Entries
+		for slot := range rapid.IntRange(1, MaxSharing).Draw(t, "n") {
+			name := rapid.StringMatching(`[a-z]{1,9}`).Draw(t, "name")
+			e = append(e, Entry{uint8(slot), genType(t), rapid.Uint64Range(1, 1<<48-1).Draw(t, "inode"), fmt.Sprint(name, slot)})
+		}
+		key := EntryKey(rapid.Uint64Range(1, 1<<48-1).Draw(t, "dir"), rapid.Uint64Range(0, MaxEntryHash-1).Draw(t, "hash"))
+		again, err := ParseEntries(key, e.Pack(key))
+		require.NoError(t, err)
+		require.Equal(t, e, again)
+	}))
+	t.Run("xattrs", rapid.MakeCheck(func(t *rapid.T) {
+		var x Xattrs
+		for i := range rapid.IntRange(1, 4).Draw(t, "n") {
+			x = append(x, Xattr{fmt.Sprint(rapid.StringMatching(`user\.[a-z]{1,9}`).Draw(t, "name"), i), []byte("v" + genText(t, 300))})
+		}
+		key := XattrKey(7, rapid.Uint64Range(0, MaxEntryHash-1).Draw(t, "hash"))
+		again, err := ParseXattrs(key, x.Pack(key))
+		require.NoError(t, err)
+		require.Equal(t, x, again)
 	}))
 	t.Run("event", rapid.MakeCheck(func(t *rapid.T) {
 		e := Event{

@@ -82,7 +82,7 @@ func CheckState(t require.TestingT, j journal.Journal, records map[journal.Key]s
 func RandomBatch(rng *rand.Rand, n int, model map[journal.Key]string) *journal.Batch {
 	b := &journal.Batch{}
 	for range 1 + rng.IntN(n) {
-		space := []journal.Space{journal.SpaceJob, 'X'}[rng.IntN(2)]
+		space := []journal.Space{journal.SpaceJob, 'x'}[rng.IntN(2)]
 		k := journal.MakeKey(space, uint64(rng.IntN(3)), uint64(rng.IntN(40)))
 		if rng.IntN(4) == 0 {
 			b.Delete(k)
@@ -226,7 +226,7 @@ func testOrder(t *testing.T, j journal.Journal) {
 			for i := range rounds {
 				var b journal.Batch
 				b.Put(key(w), fmt.Append(nil, i))
-				b.Put(journal.MakeKey('X', uint64(w), uint64(i)), fmt.Append(nil, i))
+				b.Put(journal.MakeKey('x', uint64(w), uint64(i)), fmt.Append(nil, i))
 				if !noError(t, j.Commit(context.Background(), &b)) {
 					return
 				}
@@ -245,7 +245,7 @@ func testOrder(t *testing.T, j journal.Journal) {
 	for w := range writers {
 		want[key(w)] = fmt.Sprint(rounds - 1)
 		for i := range rounds {
-			want[journal.MakeKey('X', uint64(w), uint64(i))] = fmt.Sprint(i)
+			want[journal.MakeKey('x', uint64(w), uint64(i))] = fmt.Sprint(i)
 		}
 	}
 	require.Equal(t, want, Contents(t, j))
