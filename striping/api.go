@@ -29,24 +29,25 @@ type ExportInfo struct {
 
 // Status is the volume as people and scripts look at it. Taking it never waits for a disk.
 type Status struct {
-	Volume    string         `json:"volume"`
-	UUID      string         `json:"uuid"`
-	State     string         `json:"state"` // ok, degraded, critical
-	Copies    int            `json:"copies"`
-	ChunkSize int64          `json:"chunk_size_bytes"`
-	SizeBytes int64          `json:"size_bytes"` // what copies copies can hold in all
-	UsedBytes int64          `json:"used_bytes"` // of SizeBytes
-	FreeBytes int64          `json:"free_bytes"` // what can still be written at copies copies
-	RawBytes  int64          `json:"raw_bytes"`
-	Devices   []DeviceStatus `json:"devices"`
-	Exports   []ExportInfo   `json:"exports"`
-	Degraded  int64          `json:"degraded_chunks"` // fewer good copies than asked for
-	Lost      int64          `json:"lost_chunks"`     // no good copy left
-	Bad       []BadRange     `json:"bad_ranges"`      // reads that ended in EIO
-	Health    []Health       `json:"health"`
-	Dirty     int64          `json:"dirty_bytes"`
-	Healed    int64          `json:"healed_blocks"`
-	Journal   JournalStatus  `json:"journal"`
+	Volume     string         `json:"volume"`
+	UUID       string         `json:"uuid"`
+	State      string         `json:"state"` // ok, degraded, critical
+	Copies     int            `json:"copies"`
+	ChunkSize  int64          `json:"chunk_size_bytes"`
+	SizeBytes  int64          `json:"size_bytes"` // what copies copies can hold in all
+	UsedBytes  int64          `json:"used_bytes"` // of SizeBytes
+	FreeBytes  int64          `json:"free_bytes"` // what can still be written at copies copies
+	RawBytes   int64          `json:"raw_bytes"`
+	Devices    []DeviceStatus `json:"devices"`
+	Exports    []ExportInfo   `json:"exports"`
+	FilesBytes int64          `json:"files_bytes"`     // of UsedBytes: what files take
+	Degraded   int64          `json:"degraded_chunks"` // fewer good copies than asked for
+	Lost       int64          `json:"lost_chunks"`     // no good copy left
+	Bad        []BadRange     `json:"bad_ranges"`      // reads that ended in EIO
+	Health     []Health       `json:"health"`
+	Dirty      int64          `json:"dirty_bytes"`
+	Healed     int64          `json:"healed_blocks"`
+	Journal    JournalStatus  `json:"journal"`
 }
 
 // DeviceStatus is one device in a Status.

@@ -24,14 +24,18 @@ const MaxFileSize = 1 << 56
 // object is a sparse, byte-addressed thing.
 type object struct {
 	number  uint64
+	isFile  bool // known only while it is open or unsettled; see File
 	size    atomic.Int64
 	removed atomic.Bool
 	open    atomic.Int32  // handles
 	ops     atomic.Int64  // requests under way
 	idle    chan struct{} // told when ops falls to zero after removal
 	slots   atomic.Int64  // bytes of placed slots, one copy counted
+	claimed atomic.Int64  // bytes of slots that its chunks were promised
 	behind  atomic.Bool   // chunks behind the end were found at open
 	streams streams
+
+	unsettled atomic.Int32 // chunks in touched
 
 	resize ioLock // one change of the record, or of the size, at a time
 
@@ -71,7 +75,7 @@ func (o *object) beside(index uint64, chunkSize int64) *balance.Neighbours {
 }
 
 func newObject(rec journal.Object) *object {
-	o := &object{number: rec.Number, rec: rec, touched: map[uint64]*chunk{}, idle: make(chan struct{}, 1), resize: newIOLock()}
+	o := &object{number: rec.Number, rec: rec, isFile: rec.Kind == journal.File, touched: map[uint64]*chunk{}, idle: make(chan struct{}, 1), resize: newIOLock()}
 	o.size.Store(rec.Size)
 	return o
 }
@@ -129,6 +133,7 @@ func (o *object) touch(c *chunk) bool {
 	}
 	c.refs.Add(1)
 	o.touched[c.key.index] = c
+	o.unsettled.Add(1)
 	return true
 }
 
@@ -144,6 +149,9 @@ func (v *Volume) settle(o *object, c *chunk) {
 	if ok {
 		v.touched.Add(-1)
 		v.cache.put(c)
+		if o.unsettled.Add(-1) == 0 {
+			v.forgetIdle(o)
+		}
 	}
 }
 

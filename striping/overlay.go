@@ -29,6 +29,16 @@ type overlay struct {
 	wanted bool  // is to be written out as soon as may be
 }
 
+// end is behind the last block for which the overlay needs space.
+func (o *overlay) end() int {
+	for i := len(o.ext) - 1; i >= 0; i-- {
+		if o.ext[i].buf != nil || o.keep {
+			return o.ext[i].end()
+		}
+	}
+	return 0
+}
+
 // cut removes blocks [i, j) from the overlay.
 func (o *overlay) cut(i, j int) {
 	lo, _ := slices.BinarySearchFunc(o.ext, i, func(e extent, i int) int { return e.end() - 1 - i })

@@ -37,7 +37,12 @@ func (v *Volume) load(ctx context.Context) error {
 	if err != nil && !errors.Is(err, errStop) {
 		return fmt.Errorf("objects: %w", err)
 	}
+	files, err := newFileScan(ctx, v)
+	if err != nil {
+		return fmt.Errorf("inodes: %w", err)
+	}
 	v.nextID = max(v.nextID, v.info.NextObject)
+	v.idLimit = v.nextID
 	v.gen.Store(v.info.Generation)
 	v.genLimit = v.info.Generation + generationStep
 	v.info.Generation = v.genLimit
@@ -47,25 +52,25 @@ func (v *Volume) load(ctx context.Context) error {
 	if err := v.j.Commit(ctx, b); err != nil {
 		return err
 	}
-	return v.loadChunks(ctx)
+	return v.loadChunks(files)
 }
 
 // loadChunks marks the slots in use. Chunks of objects that are gone are forgotten.
-func (v *Volume) loadChunks(ctx context.Context) error {
-	var orphans []journal.Key
+func (v *Volume) loadChunks(files *fileScan) error {
 	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
 		space, num, index := k.Parts()
 		if space != journal.SpaceChunk {
 			return errStop
 		}
 		o := v.objects[num]
-		if o == nil {
-			orphans = append(orphans, k)
-			return nil
-		}
 		rec, err := journal.ParseChunk(k, val)
 		if err != nil {
 			return err
+		}
+		if o == nil {
+			if stays, err := files.chunk(k, rec.Slot); err != nil || !stays {
+				return err
+			}
 		}
 		if rec.Slot == 0 {
 			return nil
@@ -76,26 +81,19 @@ func (v *Volume) loadChunks(ctx context.Context) error {
 		if rec.Generation >= v.gen.Load() {
 			return fmt.Errorf("%w: generation %d was never given out", journal.ErrCorrupt, rec.Generation)
 		}
-		if int64(index) >= (o.rec.Size+int64(v.info.ChunkSize)-1)/int64(v.info.ChunkSize) {
-			o.behind.Store(true)
+		if o != nil {
+			if int64(index) >= (o.rec.Size+int64(v.info.ChunkSize)-1)/int64(v.info.ChunkSize) {
+				o.behind.Store(true)
+			}
+			o.slots.Add(int64(rec.Slot) * blockSize)
 		}
-		o.slots.Add(int64(rec.Slot) * blockSize)
 		v.placedBy.Add(1)
 		return v.claimSlots(&rec)
 	})
 	if err != nil && !errors.Is(err, errStop) {
 		return fmt.Errorf("chunks: %w", err)
 	}
-	for part := range slices.Chunk(orphans, 1000) {
-		b := &journal.Batch{}
-		for _, k := range part {
-			b.Delete(k)
-		}
-		if err := v.j.Commit(ctx, b); err != nil {
-			return err
-		}
-	}
-	return nil
+	return files.finish()
 }
 
 // rating is what is left of a chunk's redundancy.
@@ -211,7 +209,7 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	defer v.cache.put(c)
 	b := &journal.Batch{}
 	b.Delete(key.intent())
-	if v.object(key.object) == nil || c.slot == 0 || in.Base != c.version {
+	if c.slot == 0 || in.Base != c.version {
 		return v.j.Commit(ctx, b) // from before the record that stands
 	}
 	r := &recovery{v: v, vw: c.viewLocked(), sums: slices.Clone(c.sums), versions: map[int][]journal.Candidate{}}

@@ -166,6 +166,8 @@ func (v *Volume) Status() Status {
 	s.Journal = JournalStatus{Seq: uint64(st.Seq), Records: st.Count}
 	s.Devices = v.deviceStatus()
 	s.SizeBytes, s.FreeBytes, s.RawBytes = v.space()
+	s.FilesBytes = v.fileBytes.Load()
+	s.UsedBytes = s.FilesBytes
 	for _, e := range s.Exports {
 		s.UsedBytes += e.UsedBytes
 	}

@@ -107,6 +107,9 @@ type Volume struct {
 	touched  atomic.Int64  // chunks that the journal does not wholly know
 	retired  atomic.Int64  // bytes of slots that wait for a commit to be given back
 
+	fileBytes atomic.Int64 // of slots of files, one copy counted
+	inodes    int64        // found at open
+
 	window, windowUntil atomic.Int64 // see readWindow
 
 	infoLock   ioLock // over commits of the volume's record: they reach the journal in order
@@ -120,6 +123,9 @@ type Volume struct {
 	health   healthCounts
 	closed   bool
 	nextID   uint64 // next object number
+	idLimit  uint64 // numbers of files below it may be given out
+	idWanted uint64 // bound of object numbers to be journaled
+	orphans  []uint64
 
 	hasBad  atomic.Bool // bad is not empty
 	flushes flusher
@@ -309,7 +315,7 @@ func (v *Volume) commitVolume(ctx context.Context, b *journal.Batch) error {
 	defer v.infoLock.Unlock()
 	v.mu.Lock()
 	info := v.info
-	info.Generation, info.NextObject = v.genLimit, v.nextID
+	info.Generation, info.NextObject = v.genLimit, max(v.nextID, v.idWanted)
 	v.mu.Unlock()
 	putVolume(b, &info)
 	return v.j.Commit(ctx, b)

@@ -45,20 +45,33 @@ func (v *Volume) claimLocked(o *object, c *chunk, end int) error {
 	if int64(c.key.index)*int64(v.info.ChunkSize)+int64(end-1)*blockSize >= o.size.Load() {
 		return ErrRange
 	}
-	if end <= c.slot || c.claim > 0 {
+	if end <= c.slot {
 		return nil
 	}
-	size := int64(v.slotBlocks(o.size.Load(), c.key.index)) * blockSize
-	if int64(end)*blockSize > size {
-		size = int64(end) * blockSize // being zeroed behind the end
+	size := int64(v.slotWanted(o, c, end)) * blockSize
+	more := size - c.claim
+	if more <= 0 {
+		return nil
 	}
-	claimed := v.claimed.Add(size)
+	claimed := v.claimed.Add(more)
 	if v.capacityLeft() < claimed && (claimed != size || !v.fitsPartly(size)) {
-		v.claimed.Add(-size)
+		v.claimed.Add(-more)
 		return ErrNoSpace
 	}
+	o.claimed.Add(more)
 	c.claim = size
 	return nil
+}
+
+// slotWanted is how many blocks the slot of c is to have when blocks up to end do not fit into the
+// present one. An export gets as many as it has there. A file gets what it needs, for it may be
+// small or sparse, but at least twice as many as before, so that appending to it does not copy its
+// last chunk again and again. Called with c.mu.
+func (v *Volume) slotWanted(o *object, c *chunk, end int) int {
+	if o.isFile {
+		return max(end, min(2*c.slot, v.blocks))
+	}
+	return max(end, v.slotBlocks(o.size.Load(), c.key.index)) // end: being zeroed behind the object's end
 }
 
 // fitsPartly reports whether a slot shorter than a region fits into partly used regions of as many

@@ -120,7 +120,7 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	}
 	p.slot = max(c.slot, last)
 	if last > c.slot || c.slot == 0 {
-		p.slot = max(p.slot, v.slotBlocks(o.size.Load(), c.key.index))
+		p.slot = max(p.slot, v.slotWanted(o, c, p.ov.end()))
 	}
 	if n := len(p.ov.ext); p.slot == 0 && n > 0 { // space for zeros behind the end of what shrank meanwhile
 		p.slot = p.ov.ext[n-1].end()
@@ -251,7 +251,7 @@ func (v *Volume) placeDone(p *plan, placed []balance.Placed) {
 	c := p.c
 	c.mu.Lock()
 	freed := v.retireLocked(c)
-	p.o.slots.Add(int64(p.slot-c.slot) * blockSize)
+	v.addSlots(p.o, int64(p.slot-c.slot)*blockSize)
 	if c.slot == 0 {
 		v.placedBy.Add(1)
 	}
@@ -265,6 +265,14 @@ func (v *Volume) placeDone(p *plan, placed []balance.Placed) {
 		v.freeSlot(s)
 	}
 	v.finish(p, nil)
+}
+
+// addSlots counts bytes of slots that o got.
+func (v *Volume) addSlots(o *object, n int64) {
+	o.slots.Add(n)
+	if o.isFile {
+		v.fileBytes.Add(n)
+	}
 }
 
 // retireLocked takes the chunk's present slots out of use: those that the journal knows stay
@@ -477,11 +485,9 @@ func (v *Volume) finish(p *plan, err error) {
 	} else {
 		freed = v.zeroLocked(p)
 		c.doneID = ov.id
-		if c.slot > 0 && c.claim > 0 {
+		if c.claim > 0 && (c.dirty == nil || c.dirty.end() <= c.slot) {
 			v.claimed.Add(-c.claim)
-			c.claim = 0
-		} else if c.claim > 0 && c.dirty == nil {
-			v.claimed.Add(-c.claim)
+			p.o.claimed.Add(-c.claim)
 			c.claim = 0
 		}
 		v.stats.writeOuts.Add(1)
@@ -560,7 +566,7 @@ func (v *Volume) zeroLocked(p *plan) (free []slotRef) {
 		return nil
 	}
 	free = v.retireLocked(c)
-	p.o.slots.Add(-int64(c.slot) * blockSize)
+	v.addSlots(p.o, -int64(c.slot)*blockSize)
 	v.placedBy.Add(-1)
 	c.slot, c.places, c.written, c.sums, c.fresh = 0, nil, nil, nil, false
 	c.pending, c.must, c.lost = true, true, false

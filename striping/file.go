@@ -1,0 +1,336 @@
+package striping
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"ballast/journal"
+)
+
+// File is an open object whose size, name and life are the business of who opened it: the name
+// space, whose inode records say which files there are. The volume knows of a file only while it
+// is open or has data that is not settled; millions of others cost no memory.
+//
+// Its methods may be called concurrently. They reach as far as Grow has allowed.
+type File struct {
+	e Export
+}
+
+// numberStep is how many object numbers are journaled as given out at once.
+const numberStep = 1 << 14
+
+// NewFileNumber returns a number that no object has had. The number 1 is never given to a file.
+func (v *Volume) NewFileNumber(ctx context.Context) (uint64, error) {
+	for {
+		v.mu.Lock()
+		if v.nextID < 2 {
+			v.nextID = 2
+		}
+		if v.nextID < v.idLimit {
+			n := v.nextID
+			v.nextID++
+			soon := v.nextID+numberStep/4 == v.idLimit
+			v.mu.Unlock()
+			if soon {
+				v.goBackground(func() {
+					if err := v.raiseNumbers(v.ctx); err != nil && v.ctx.Err() == nil {
+						v.log.Error("journal", "op", "raise object numbers", "err", err)
+					}
+				})
+			}
+			return n, nil
+		}
+		v.mu.Unlock()
+		if err := v.raiseNumbers(ctx); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// raiseNumbers journals a higher bound of the object numbers given out, and then allows them.
+func (v *Volume) raiseNumbers(ctx context.Context) error {
+	v.mu.Lock()
+	limit := v.nextID + numberStep
+	v.idWanted = max(v.idWanted, limit)
+	v.mu.Unlock()
+	if err := v.commitVolume(ctx, &journal.Batch{}); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.idLimit = max(v.idLimit, limit)
+	v.mu.Unlock()
+	return nil
+}
+
+// OpenFile opens the file with that object number, of size bytes, with used bytes of slots; Close
+// must be called once. What it was opened with before goes before size and used.
+func (v *Volume) OpenFile(number uint64, size, used int64) *File {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	o := v.objects[number]
+	if o == nil {
+		o = newObject(journal.Object{Number: number, Kind: journal.File, Name: fmt.Sprintf("file %d", number), Size: size})
+		o.slots.Store(used)
+		v.objects[number] = o
+	}
+	o.open.Add(1)
+	return &File{Export{v: v, o: o}}
+}
+
+// Close ends the use of the file. Data that was written stays as durable as it is.
+func (f *File) Close() {
+	if f.e.closed.Swap(true) {
+		return
+	}
+	if f.e.o.open.Add(-1) == 0 {
+		f.e.o.endStreams()
+		f.e.v.forgetIdle(f.e.o)
+	}
+}
+
+// forgetIdle drops a file's object when nobody has it open and the journal knows all of it.
+func (v *Volume) forgetIdle(o *object) {
+	if !o.isFile || o.unsettled.Load() > 0 || o.open.Load() > 0 {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if o.unsettled.Load() == 0 && o.open.Load() == 0 && v.objects[o.number] == o {
+		delete(v.objects, o.number)
+	}
+}
+
+// hold returns the object of that number, also of a file that nobody has open, and keeps it until
+// release; nil if there is none that could be worked with.
+func (v *Volume) hold(number uint64) (o *object, release func()) {
+	v.mu.Lock()
+	o = v.objects[number]
+	v.mu.Unlock()
+	if o != nil && !o.isFile {
+		return o, func() {}
+	}
+	f := v.OpenFile(number, 0, 0)
+	return f.e.o, f.Close
+}
+
+// Number is the file's object number.
+func (f *File) Number() uint64 { return f.e.o.number }
+
+// Used is how many bytes the file's slots have, or will have once what is buffered is written out,
+// one copy counted.
+func (f *File) Used() int64 { return f.e.o.slots.Load() + f.e.o.claimed.Load() }
+
+// Grow lets reads and writes reach up to size, if they do not yet. What lay behind the end before
+// must read as zeros: that is up to the caller, see Zero.
+func (f *File) Grow(size int64) {
+	for {
+		old := f.e.o.size.Load()
+		if size <= old || f.e.o.size.CompareAndSwap(old, size) {
+			return
+		}
+	}
+}
+
+// ReadAt fills p from off on.
+func (f *File) ReadAt(ctx context.Context, p []byte, off int64) error { return f.e.ReadAt(ctx, p, off) }
+
+// Read delivers [off, off+size) to sink.
+func (f *File) Read(ctx context.Context, off, size int64, sink Sink) error {
+	return f.e.Read(ctx, off, size, sink)
+}
+
+// WriteAt writes p at off.
+func (f *File) WriteAt(ctx context.Context, p []byte, off int64) error {
+	return f.e.WriteAt(ctx, p, off, false)
+}
+
+// Zero makes a range read as zeros; with keep its space stays, or becomes, allocated.
+func (f *File) Zero(ctx context.Context, off, size int64, keep bool) error {
+	return f.e.WriteZeroes(ctx, off, size, keep, false, false)
+}
+
+// Extents is as for an Export.
+func (f *File) Extents(ctx context.Context, ext []Extent, off, size int64, limit int) ([]Extent, error) {
+	return f.e.Extents(ctx, ext, off, size, limit)
+}
+
+// Reserve gives the chunks of a range slots that hold it, so that writing there needs no space.
+// What is written there already stays.
+func (f *File) Reserve(ctx context.Context, off, size int64) error {
+	if err := f.e.begin(off, size, true); err != nil {
+		return err
+	}
+	defer f.e.o.end()
+	v, o, cs := f.e.v, f.e.o, int64(f.e.v.info.ChunkSize)
+	for n := 1; size > 0; n++ {
+		in := off % cs
+		part := min(size, cs-in)
+		err := v.withSpace(ctx, func() error { return v.reserveChunk(ctx, o, uint64(off/cs), in, part) })
+		if err == nil && n%dropAtOnce == 0 { // what is not committed takes memory
+			err = v.flushRange(ctx, o, 0, ^uint64(0))
+		}
+		if err != nil {
+			return err
+		}
+		off, size = off+part, size-part
+	}
+	return nil
+}
+
+// reserveChunk makes the slot of one chunk reach over bytes [in, in+size).
+func (v *Volume) reserveChunk(ctx context.Context, o *object, index uint64, in, size int64) error {
+	first, last := int(in/blockSize), int((in+size+blockSize-1)/blockSize)
+	c, err := v.acquire(chunkKey{o.number, index})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	slot := c.slot
+	c.mu.Unlock()
+	v.cache.put(c)
+	if slot >= last {
+		return nil
+	}
+	if slot > 0 { // a block at the end makes it grow
+		if isZero, err := v.isZero(o, index, last-1); err != nil || !isZero {
+			return err
+		}
+		return v.writeChunk(ctx, o, index, (last-1)*blockSize, zeroPage[:blockSize])
+	}
+	ext, err := v.chunkHoles(o, index, first, last)
+	for i := 0; err == nil && i < len(ext); i += 2 {
+		err = v.zeroBlocks(o, index, ext[i], ext[i+1]-ext[i], true)
+	}
+	return err
+}
+
+// chunkHoles returns the begins and ends of what reads as zeros between two blocks of a chunk.
+func (v *Volume) chunkHoles(o *object, index uint64, first, last int) (list []int, err error) {
+	at := int64(index) * int64(v.info.ChunkSize)
+	b := first
+	_, err = v.chunkExtents(o, index, at+int64(first)*blockSize, at+int64(last)*blockSize, func(n int64, _, zero bool) bool {
+		if zero {
+			list = append(list, b, b+int(n/blockSize))
+		}
+		b += int(n / blockSize)
+		return true
+	})
+	return list, err
+}
+
+// Cut makes the file end at size: what lies behind is given back and never seen again. No other
+// change of the file may be under way.
+func (f *File) Cut(ctx context.Context, size int64) error {
+	if err := f.e.o.begin(); err != nil {
+		return err
+	}
+	defer f.e.o.end()
+	v, o := f.e.v, f.e.o
+	cs := int64(v.info.ChunkSize)
+	first := (size + cs - 1) / cs
+	if end := min(first*cs, o.size.Load()); size < end {
+		if err := v.withSpace(ctx, func() error { return v.zeroRange(ctx, o, size, end-size, false) }); err != nil {
+			return err
+		}
+	}
+	o.size.Store(size)
+	n := 0
+	return v.forPlaced(o, uint64(first), ^uint64(0), func(index uint64) error {
+		if n++; n%dropAtOnce == 0 { // dropped chunks take memory until they are committed
+			if err := v.flushRange(ctx, o, 0, ^uint64(0)); err != nil {
+				return err
+			}
+		}
+		return v.zeroChunk(ctx, o, index)
+	})
+}
+
+// Sync makes every write of this file durable that returned before it was called.
+func (f *File) Sync(ctx context.Context) error { return f.e.Sync(ctx) }
+
+// SyncFiles is Sync for several files, which share what there is to do. It returns an error, or
+// nil, for each.
+func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
+	errs := make([]error, len(files))
+	var wg sync.WaitGroup
+	for i, f := range files {
+		if f.e.o.unsettled.Load() > 0 {
+			wg.Go(func() { errs[i] = f.Sync(ctx) })
+		}
+	}
+	wg.Wait()
+	return errs
+}
+
+// dropAtOnce is how many chunks are given back with one commit.
+const dropAtOnce = 1000
+
+// DropFiles gives the space of files back that nobody has open, and forgets them. The caller has
+// made durable before that they are not there any more.
+func (v *Volume) DropFiles(ctx context.Context, numbers []uint64) error {
+	d := &fileDrop{v: v, ctx: ctx}
+	for _, n := range numbers {
+		f := v.OpenFile(n, 0, 0)
+		d.files = append(d.files, f)
+		if err := v.forPlaced(f.e.o, 0, ^uint64(0), func(index uint64) error { return d.add(f, index) }); err != nil {
+			d.close()
+			return err
+		}
+	}
+	return d.finish()
+}
+
+// fileDrop collects chunks of files that go.
+type fileDrop struct {
+	v     *Volume
+	ctx   context.Context
+	files []*File
+	keys  []chunkKey
+}
+
+func (d *fileDrop) add(f *File, index uint64) error {
+	if err := d.v.zeroChunk(d.ctx, f.e.o, index); err != nil {
+		return err
+	}
+	d.keys = append(d.keys, chunkKey{f.Number(), index})
+	if len(d.keys) < dropAtOnce {
+		return nil
+	}
+	return d.flush()
+}
+
+// flush makes the chunks of keys tombstones, and then forgets them: a number is never used again.
+func (d *fileDrop) flush() error {
+	if err := errors.Join(d.v.SyncFiles(d.ctx, d.files)...); err != nil {
+		return err
+	}
+	b := &journal.Batch{}
+	for _, k := range d.keys {
+		b.Delete(k.record())
+	}
+	d.keys = d.keys[:0]
+	return d.v.j.Commit(d.ctx, b)
+}
+
+func (d *fileDrop) finish() error {
+	defer d.close()
+	return d.flush()
+}
+
+func (d *fileDrop) close() {
+	for _, f := range d.files {
+		f.Close()
+	}
+}
+
+// ChunkSize is the size of a chunk in bytes.
+func (v *Volume) ChunkSize() int64 { return int64(v.info.ChunkSize) }
+
+// Space returns how much the devices can hold at the wanted number of copies, and what of it is
+// free, in bytes.
+func (v *Volume) Space() (size, free int64) {
+	size, free, _ = v.space()
+	return size, free
+}
