@@ -147,6 +147,9 @@ type model struct {
 	last time.Duration // of the last completion; time since any fixed moment
 	end  int64         // where the last operation issued ends: what starts here is sequential
 
+	seen       [2]uint64 // completed operations by direction
+	stalledFor float64   // seconds without progress, see Vitals
+
 	// What is queued or dispatched, by pattern.
 	ops   [patterns]int
 	bytes [patterns]int64
@@ -270,6 +273,10 @@ func (m *model) backlog(now time.Duration, o *oldest) float64 {
 func (m *model) complete(now, dispatched time.Duration, p pattern, size int64, probe, ok bool) {
 	t := max((now - max(dispatched, m.last)).Seconds(), minService)
 	m.last = now
+	m.seen[p.direction()]++
+	if t > m.patience(oldest{dispatched, p, size}, stallLeast) {
+		m.stalledFor += t
+	}
 	if !ok {
 		return
 	}

@@ -135,6 +135,21 @@ func (d *Device) emptyQueueLocked(now time.Duration) []*Request {
 	return gone
 }
 
+// SetBackgroundFloor changes the share of the device's time that background requests get even when
+// foreground ones never pause; negative for none.
+func (d *Device) SetBackgroundFloor(share float64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if share == d.opts.BackgroundFloor {
+		return
+	}
+	d.opts.BackgroundFloor = share
+	d.floorAt = d.now()
+	if b := d.background.head; b != nil {
+		d.floorAt += d.floorGap(b)
+	}
+}
+
 // floorGap is the least time between two background requests that start beside foreground ones.
 func (d *Device) floorGap(r *Request) time.Duration {
 	if d.opts.BackgroundFloor < 0 {

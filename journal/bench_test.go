@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"ballast/journal"
+	"ballast/journal/journaltest"
 )
 
 var records = flag.Int("records", 100_000, "chunk records of BenchmarkOpen and BenchmarkGet")
@@ -35,7 +36,7 @@ func fullChunk(i int) (journal.Key, []byte) {
 // the same, one caller and 64.
 func BenchmarkCommit(b *testing.B) {
 	small := func(i int) (journal.Key, []byte) {
-		return journal.MakeKey(journal.SpaceJob, 1, uint64(i)), fmt.Appendf(nil, "%032d", i)
+		return journal.MakeKey(journaltest.Free, 1, uint64(i)), fmt.Appendf(nil, "%032d", i)
 	}
 	for _, c := range []struct {
 		name    string

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"ballast/journal"
+	"ballast/journal/journaltest"
 )
 
 // The test binary is also the children that tests start.
@@ -62,7 +63,7 @@ func executable(t testing.TB) string {
 }
 
 // job is the key of record n in a space without a record type.
-func job(n int) journal.Key { return journal.MakeKey(journal.SpaceJob, 0, uint64(n)) }
+func job(n int) journal.Key { return journal.MakeKey(journaltest.Free, 0, uint64(n)) }
 
 // put returns a batch of records n to m-1, all of one value.
 func put(n, m int, value string) *journal.Batch {

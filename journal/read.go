@@ -187,6 +187,8 @@ func (c *recordChecker) check(key Key, value []byte) error {
 		_, err = ParseEntries(key, value)
 	case SpaceXattr:
 		_, err = ParseXattrs(key, value)
+	case SpaceJob:
+		_, err = ParseJob(key, value)
 	}
 	return err
 }

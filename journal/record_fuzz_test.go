@@ -46,4 +46,5 @@ func FuzzSymlink(f *testing.F) { fuzzRecord(f, "inode-symlink") }
 func FuzzEntries(f *testing.F) { fuzzRecord(f, "entries") }
 func FuzzXattrs(f *testing.F)  { fuzzRecord(f, "xattrs") }
 func FuzzTree(f *testing.F)    { fuzzRecord(f, "tree") }
+func FuzzJob(f *testing.F)     { fuzzRecord(f, "job") }
 func FuzzMeta(f *testing.F)    { fuzzRecord(f, "meta") }

@@ -390,7 +390,7 @@ func TestCloseWaitsForReadersAndCommitsTheQueue(t *testing.T) {
 	require.NoError(t, s.Commit(t.Context(), put(0, 3, "a")))
 	closed := make(chan error, 1)
 	n := 0
-	require.NoError(t, s.Scan(journal.SpaceJob, func(journal.Key, []byte) error {
+	require.NoError(t, s.Scan(journaltest.Free, func(journal.Key, []byte) error {
 		if n == 0 {
 			go func() { closed <- s.Close() }()
 			require.Eventually(t, func() bool {

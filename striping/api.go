@@ -16,6 +16,9 @@ type Member struct {
 	DataOff, DataSize int64
 	// WriteLabel stores the volume's anchor and membership on the device; nil for simulated ones.
 	WriteLabel func(epoch uint64, s journal.State) error
+	// Foreign is the share of the time for which other processes keep the disk busy; nil where
+	// nobody knows.
+	Foreign func() float64
 }
 
 // ExportInfo describes an export.
@@ -57,6 +60,7 @@ type DeviceStatus struct {
 	Path       string     `json:"path"`
 	State      string     `json:"state"`
 	Reason     string     `json:"reason,omitempty"`
+	Since      time.Time  `json:"since,omitzero"` // of the state
 	SizeBytes  int64      `json:"size_bytes"`
 	UsedBytes  int64      `json:"used_bytes"`
 	ReadBytes  int64      `json:"read_bytes_total"`

@@ -313,6 +313,7 @@ func init() {
 func newRead(vw *view, list []int, first, n int) *diskRead {
 	d := diskReads.Get().(*diskRead)
 	d.size, d.refs = n*blockSize, 1
+	d.r.Class = devices.Foreground
 	d.r.Copies, d.r.Size = d.copies[:0], int64(d.size)
 	for _, i := range list {
 		d.r.Copies = append(d.r.Copies, balance.Copy{Device: vw.places[i].dev, Off: vw.places[i].off + int64(first)*blockSize})

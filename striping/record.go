@@ -15,6 +15,7 @@ import (
 type deviceRecord struct {
 	now   journal.Device // what it should be
 	saved journal.Device // what was committed last
+	gone  bool           // the device leaves: nothing is written any more
 }
 
 // loadRecord notes what the journal has about m.
@@ -35,6 +36,10 @@ func (v *Volume) saveRecord(ctx context.Context, m *member, change func(*journal
 	v.recordLock.Lock()
 	defer v.recordLock.Unlock()
 	v.mu.Lock()
+	if m.record.gone || m.left {
+		v.mu.Unlock()
+		return nil
+	}
 	change(&m.record.now)
 	rec := m.record.now
 	v.mu.Unlock()

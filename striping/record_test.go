@@ -158,7 +158,7 @@ func TestRecordKeepsStateAndSpeeds(t *testing.T) {
 		r.v.dev(2).record.saved.SecondsPerOp = [4]float64{1, 1, 1, 1}
 		r.v.mu.Unlock()
 		go r.v.learn(ctx)
-		go r.v.takeOut(r.v.dev(2), journal.Failed, "pulled")
+		go r.v.takeOut(r.v.dev(2), "pulled")
 		time.Sleep(time.Second)
 		require.Equal(t, rec, r.deviceRecord(1))
 		rec = r.deviceRecord(2)

@@ -113,7 +113,7 @@ func (v *Volume) rate(slot int, places []place) rating {
 	}
 	good := 0
 	for i := range places {
-		if !places[i].stale && v.dev(places[i].dev).usable() {
+		if !places[i].stale && v.dev(places[i].dev).counts() {
 			good++
 		}
 	}

@@ -116,8 +116,9 @@ func (r *rig) tryOpen() error {
 		o.Journal = r.cfg.wrapJ(r.j)
 	}
 	r.devs = nil
-	for i, rec := range recs {
-		m := Member{Record: rec, DataSize: r.cfg.diskSize(i)}
+	for _, rec := range recs {
+		i := int(rec.ID) - 1
+		m := Member{Record: rec, DataSize: rec.Size}
 		if d := r.disks[i]; d != nil {
 			disk := devices.Disk(d)
 			if r.cfg.wrapD != nil {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"ballast/devices"
@@ -22,112 +21,12 @@ type healthCounts struct {
 	counting       atomic.Bool
 }
 
-// maxWriteErrors is how many failed writes a device may have before it is given up.
-const maxWriteErrors = 3
-
-// deviceError decides what an error of a device means for it. Errors of reads are healed; a
-// device that cannot sync, is gone, hangs, or keeps failing writes is taken out.
-func (v *Volume) deviceError(id devices.ID, err error) {
-	m := v.dev(id)
-	m.errors.Add(1)
-	var op *devices.OpError
-	isWrite := errors.As(err, &op) && op.Op != devices.Read
-	isSync := errors.As(err, &op) && op.Op == devices.Sync
-	switch {
-	case errors.Is(err, devices.ErrClosed):
-	case errors.Is(err, devices.ErrTimeout):
-		v.takeOut(m, journal.Slow, "an operation hangs")
-	case isSync, errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV), errors.Is(err, devices.ErrFailed):
-		v.takeOut(m, journal.Failed, err.Error())
-	case isWrite && m.writeErrors.Add(1) >= maxWriteErrors:
-		v.takeOut(m, journal.Failed, fmt.Sprintf("%d writes failed, last: %v", maxWriteErrors, err))
-	default:
-		v.log.Warn("device error", "device", id.String(), "err", err)
-	}
-}
-
-// takeOut stops using a device: nothing new is placed there, reads go there only when no other
-// copy is left.
-func (v *Volume) takeOut(m *member, state journal.DeviceState, reason string) {
-	if m.out.Swap(true) {
-		return
-	}
-	m.silent.Store(state == journal.Slow)
-	if v.bal != nil {
-		v.bal.SetPlaceable(m.id, false)
-		v.bal.SetReadable(m.id, false)
-	}
-	v.mu.Lock()
-	m.reason = reason
-	closed := v.closed
-	v.mu.Unlock()
-	code := "DEVICE_FAILED"
-	if state == journal.Slow {
-		code = "DEVICE_HUNG"
-	}
-	v.event(2, code, m.id, reason)
-	if state == journal.Failed && !closed {
-		v.goBackground(func() { v.journalFailed(m, reason) })
-	}
-	if state == journal.Slow {
-		v.goBackground(func() { v.awaitReturn(m) })
-	}
-	v.recount()
-}
-
-// awaitReturn takes a device that hung back into use once the disk has answered everything. The
-// copies that missed writes meanwhile are marked stale; the rest of it is as good as before.
-func (v *Volume) awaitReturn(m *member) {
-	const settled = 2 * time.Second // without anything hanging
-	t := time.NewTicker(settled / 4)
-	defer t.Stop()
-	calm := 0
-	for calm < 4 {
-		select {
-		case <-v.ctx.Done():
-			return
-		case <-t.C:
-		}
-		if m.Device.Failed() != nil {
-			return
-		}
-		if calm++; m.Device.Load().Outstanding > 0 {
-			calm = 0
-		}
-	}
-	v.mu.Lock()
-	m.reason = ""
-	v.mu.Unlock()
-	m.silent.Store(false)
-	m.out.Store(false)
-	v.bal.SetPlaceable(m.id, true)
-	v.bal.SetReadable(m.id, true)
-	message := "the disk answers again"
-	if n := v.forgetAwaited(m); n > 0 {
-		message += fmt.Sprintf("; %d ranges that could not be read are tried anew", n)
-	}
-	v.event(0, "DEVICE_RETURNED", m.id, message)
-	v.recount()
-}
-
 // goBackground runs fn on a goroutine that Close waits for.
 func (v *Volume) goBackground(fn func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.closed {
 		v.wg.Go(fn)
-	}
-}
-
-func (v *Volume) journalFailed(m *member, reason string) {
-	err := v.saveRecord(v.ctx, m, func(r *journal.Device) {
-		r.State, r.Reason, r.Since = journal.Failed, reason, time.Now().UTC()
-		if len(r.Reason) > 200 {
-			r.Reason = r.Reason[:200]
-		}
-	})
-	if err != nil && v.ctx.Err() == nil {
-		v.log.Error("journal", "op", "device state", "err", err)
 	}
 }
 
@@ -153,6 +52,8 @@ func (v *Volume) recount() {
 		}
 		v.health.degraded.Store(h.degraded.Load())
 		v.health.lost.Store(h.lost.Load())
+		v.rebuildDue.Store(true)
+		v.jobs.wake()
 	})
 }
 
@@ -193,7 +94,7 @@ func (v *Volume) space() (size, free, raw int64) {
 		_, capacity := m.alloc.usage()
 		raw += capacity
 		all[m.domain()] += capacity
-		if m.usable() {
+		if m.takes() {
 			rest[m.domain()] += m.alloc.freeRegions() * int64(v.info.ChunkSize)
 		}
 	}
@@ -217,17 +118,14 @@ func (v *Volume) deviceStatus() []DeviceStatus {
 	list := make([]DeviceStatus, 0, len(v.devs()))
 	for _, m := range v.devs() {
 		used, _ := m.alloc.usage()
-		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path, State: "online", SizeBytes: m.Record.Size,
+		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path, SizeBytes: m.Record.Size,
 			UsedBytes: used, Errors: m.errors.Load(), Domain: m.Record.Domain}
 		v.mu.Lock()
-		d.Reason = m.reason
-		v.mu.Unlock()
-		switch {
-		case m.Device == nil:
-			d.State = "missing"
-		case m.out.Load():
-			d.State = "failed"
+		d.State, d.Reason = stateName(m.state), m.reason
+		if !m.since.IsZero() {
+			d.Since = m.since.UTC()
 		}
+		v.mu.Unlock()
 		if m.Device != nil {
 			fillDeviceStatus(&d, m.Device)
 		}

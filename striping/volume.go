@@ -13,6 +13,7 @@ import (
 	"ballast/devices"
 	"ballast/journal"
 	"ballast/striping/balance"
+	"ballast/striping/policy"
 )
 
 // Options of a volume. Journal, Members and Volume are needed; of the rest zero values do.
@@ -69,9 +70,10 @@ type member struct {
 
 	writes atomic.Uint64 // writes that completed
 	synced atomic.Uint64 // of these, how many are on stable media
-	out    atomic.Bool   // missing or given up: not written, read only as the last resort
+	out    atomic.Bool   // not written: copies there miss what is written meanwhile
+	away   atomic.Bool   // copies there do not count
+	barred atomic.Bool   // gets no new chunks
 	silent atomic.Bool   // out because it does not answer
-	reason string        // why out; guarded by Volume.mu
 	record deviceRecord
 	errors atomic.Int64
 
@@ -81,10 +83,24 @@ type member struct {
 	hung   map[int64]*hungOp // writes in place that the device holds, by slot
 
 	copies atomic.Int64 // chunk copies placed on it
+
+	// The state and what it is judged by; guarded by Volume.mu.
+	state   journal.DeviceState
+	reason  string
+	since   time.Time
+	health  policy.Health
+	hanging bool                // out because operations hang; awaitReturn looks after it
+	before  journal.DeviceState // hanging
 }
 
 // usable reports whether new data may be written to the device.
 func (m *member) usable() bool { return m.Device != nil && !m.out.Load() }
+
+// takes reports whether new chunks may be placed on the device.
+func (m *member) takes() bool { return m.usable() && !m.barred.Load() }
+
+// counts reports whether copies on the device count as good.
+func (m *member) counts() bool { return m.Device != nil && !m.away.Load() }
 
 // Volume is an open volume.
 type Volume struct {
@@ -135,6 +151,11 @@ type Volume struct {
 	anchor  anchorState
 	watched *watchedJournal
 
+	jobs   jobTable
+	opened time.Time
+
+	rebuildDue atomic.Bool // redundancy may have fallen: jobs make way
+
 	ctx    context.Context // ends when the volume closes
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -177,7 +198,7 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opts: o, log: o.Logger, info: o.Volume, infoLock: newIOLock(), recordLock: newIOLock(),
+	v := &Volume{opened: time.Now(), opts: o, log: o.Logger, info: o.Volume, infoLock: newIOLock(), recordLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
 	v.set.Store(&memberSet{})
 	if err := v.checkGeometry(); err != nil {
@@ -194,35 +215,28 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	slices.SortFunc(members, func(a, b Member) int { return int(a.Record.ID) - int(b.Record.ID) })
 	var bm []balance.Member
 	for _, m := range members {
-		mem := &member{Member: m, id: devices.ID(m.Record.ID), hung: map[int64]*hungOp{}}
-		mem.alloc = newAllocator(m.DataOff, m.DataSize, int64(o.Volume.ChunkSize))
-		if m.Device == nil {
-			mem.out.Store(true)
-			mem.reason = "missing"
-		} else {
-			bm = append(bm, balance.Member{Device: m.Device, Domain: m.Record.Domain})
+		mem := v.newMember(m)
+		if m.Device != nil {
+			bm = append(bm, balanceMember(mem))
 			v.rotates.Store(v.rotates.Load() || m.Device.Rotational())
-			if m.Record.State == journal.Failed {
-				mem.out.Store(true)
-				mem.reason = m.Record.Reason
-			}
 		}
+		v.loadState(mem)
 		if err := v.loadRecord(mem); err != nil {
 			v.cancel()
 			return nil, fmt.Errorf("device %v: %w", mem.id, err)
 		}
 		v.putMember(mem)
 	}
-	if err := errors.Join(v.load(ctx), v.loadEvents()); err != nil {
+	if err := errors.Join(v.load(ctx), v.loadEvents(), v.initJobs()); err != nil {
 		v.cancel()
 		return nil, err
 	}
 	v.bal = balance.New(bm, balance.Options{Copies: int(o.Volume.Copies), Space: (*volumeSpace)(v), Seed: o.Seed, OnError: v.deviceError})
+	v.restoreDrains()
 	for _, m := range v.devs() {
-		if m.Device != nil && m.out.Load() {
-			v.bal.SetPlaceable(m.id, false)
-			v.bal.SetReadable(m.id, false)
-		}
+		e := v.effectsOf(m.state)
+		v.bal.SetPlaceable(m.id, e.place)
+		v.bal.SetReadable(m.id, e.read)
 	}
 	if err := v.recover(ctx); err != nil {
 		v.bal.Close()
@@ -231,6 +245,10 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	}
 	v.start()
 	return v, nil
+}
+
+func balanceMember(m *member) balance.Member {
+	return balance.Member{Device: m.Device, Domain: m.Record.Domain}
 }
 
 func (v *Volume) checkGeometry() error {
@@ -256,6 +274,8 @@ func (v *Volume) start() {
 	v.wg.Go(v.learnLoop)
 	v.wg.Go(v.watched.run)
 	v.wg.Go(v.cleanUp)
+	v.wg.Go(v.watch)
+	v.wg.Go(v.runJobs)
 }
 
 // Close flushes, commits, writes the anchors and ends the volume's work. No I/O may be under
@@ -266,6 +286,9 @@ func (v *Volume) Close(ctx context.Context) error {
 		v.mu.Unlock()
 		return nil
 	}
+	v.mu.Unlock()
+	v.stopJobs()
+	v.mu.Lock()
 	v.closed = true
 	v.mu.Unlock()
 	err := v.Flush(ctx)

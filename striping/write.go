@@ -80,7 +80,7 @@ func (v *Volume) slotWanted(o *object, c *chunk, end int) int {
 func (v *Volume) fitsPartly(size int64) bool {
 	all, fit := map[string]bool{}, map[string]bool{}
 	for _, m := range v.devs() {
-		if m.usable() {
+		if m.takes() {
 			all[m.domain()] = true
 			if m.alloc.fits(size) {
 				fit[m.domain()] = true
@@ -95,7 +95,7 @@ func (v *Volume) fitsPartly(size int64) bool {
 func (v *Volume) capacityLeft() int64 {
 	free := map[string]int64{}
 	for _, m := range v.devs() {
-		if m.usable() {
+		if m.takes() {
 			free[m.domain()] += m.alloc.freeRegions() * int64(v.info.ChunkSize)
 		}
 	}

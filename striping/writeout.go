@@ -295,7 +295,7 @@ func (v *Volume) retireLocked(c *chunk) (free []slotRef) {
 // freeRaw is the space of all free regions, in bytes.
 func (v *Volume) freeRaw() (n int64) {
 	for _, m := range v.devs() {
-		if m.usable() {
+		if m.takes() {
 			n += m.alloc.freeRegions() * int64(v.info.ChunkSize)
 		}
 	}

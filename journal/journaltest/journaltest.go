@@ -82,7 +82,7 @@ func CheckState(t require.TestingT, j journal.Journal, records map[journal.Key]s
 func RandomBatch(rng *rand.Rand, n int, model map[journal.Key]string) *journal.Batch {
 	b := &journal.Batch{}
 	for range 1 + rng.IntN(n) {
-		space := []journal.Space{journal.SpaceJob, 'x'}[rng.IntN(2)]
+		space := []journal.Space{Free, 'x'}[rng.IntN(2)]
 		k := journal.MakeKey(space, uint64(rng.IntN(3)), uint64(rng.IntN(40)))
 		if rng.IntN(4) == 0 {
 			b.Delete(k)
@@ -99,7 +99,10 @@ func RandomBatch(rng *rand.Rand, n int, model map[journal.Key]string) *journal.B
 	return b
 }
 
-func key(n int) journal.Key { return journal.MakeKey(journal.SpaceJob, 1, uint64(n)) }
+// Free is a space of no record, where tests put any bytes.
+const Free journal.Space = 'f'
+
+func key(n int) journal.Key { return journal.MakeKey(Free, 1, uint64(n)) }
 
 func put(t require.TestingT, j journal.Journal, n int, value string) {
 	var b journal.Batch
@@ -193,7 +196,7 @@ func testScanMoment(t *testing.T, j journal.Journal) {
 		put(t, j, i, "before")
 	}
 	n := 0
-	require.NoError(t, j.Scan(journal.SpaceJob, func(k journal.Key, v []byte) error {
+	require.NoError(t, j.Scan(Free, func(k journal.Key, v []byte) error {
 		if n == 0 { // commits while the scan runs
 			for i := range 20 {
 				put(t, j, i, "after")
@@ -331,6 +334,6 @@ func testClosed(t *testing.T, j journal.Journal) {
 	require.ErrorIs(t, j.Commit(context.Background(), &b), journal.ErrClosed)
 	_, err := j.Get(key(1))
 	require.ErrorIs(t, err, journal.ErrClosed)
-	require.ErrorIs(t, j.Scan(journal.SpaceJob, func(journal.Key, []byte) error { return nil }), journal.ErrClosed)
+	require.ErrorIs(t, j.Scan(Free, func(journal.Key, []byte) error { return nil }), journal.ErrClosed)
 	require.Equal(t, uint64(1), j.State().Count)
 }

@@ -35,7 +35,7 @@ func TestSuite(t *testing.T) {
 
 func one(key uint64, value string) *journal.Batch {
 	b := &journal.Batch{}
-	b.Put(journal.MakeKey(journal.SpaceJob, 0, key), []byte(value))
+	b.Put(journal.MakeKey(journaltest.Free, 0, key), []byte(value))
 	return b
 }
 
@@ -65,9 +65,9 @@ func TestCrashKeepsAPrefixOfWhatIsInFlight(t *testing.T) {
 			require.ErrorIs(t, j.Commit(t.Context(), one(1, "")), journal.ErrDead)
 			n := after.State().Count - 1
 			seen[n] = true
-			want := map[journal.Key]string{journal.MakeKey(journal.SpaceJob, 0, 100): "acknowledged"}
+			want := map[journal.Key]string{journal.MakeKey(journaltest.Free, 0, 100): "acknowledged"}
 			for i := range n {
-				want[journal.MakeKey(journal.SpaceJob, 0, i)] = fmt.Sprint(i)
+				want[journal.MakeKey(journaltest.Free, 0, i)] = fmt.Sprint(i)
 			}
 			require.Equal(t, want, journaltest.Contents(t, after))
 			journaltest.CheckState(t, after, want)
@@ -128,7 +128,7 @@ func TestAcknowledgedIsDurableAtAnyMoment(t *testing.T) {
 				<-done
 			}
 			for w, n := range acked {
-				v, err := after.Get(journal.MakeKey(journal.SpaceJob, 0, uint64(w)))
+				v, err := after.Get(journal.MakeKey(journaltest.Free, 0, uint64(w)))
 				have := 0
 				if err == nil {
 					_, err = fmt.Sscan(string(v), &have)
@@ -159,7 +159,7 @@ func TestFailureIsFinal(t *testing.T) {
 			require.ErrorIs(t, err, simjournal.ErrInjected)
 		}
 		require.ErrorIs(t, j.Commit(t.Context(), one(7, "")), journal.ErrDead)
-		v, err := j.Get(journal.MakeKey(journal.SpaceJob, 0, 1))
+		v, err := j.Get(journal.MakeKey(journaltest.Free, 0, 1))
 		require.NoError(t, err)
 		require.Equal(t, "1", string(v))
 		require.Equal(t, uint64(2), j.State().Count)
@@ -198,7 +198,7 @@ func TestFull(t *testing.T) {
 	mixed.Put(journal.MakeKey('X', 0, 0), []byte("new"))
 	require.ErrorIs(t, j.Commit(ctx, mixed), journal.ErrFull)
 	free := &journal.Batch{}
-	free.Delete(journal.MakeKey(journal.SpaceJob, 0, 1))
+	free.Delete(journal.MakeKey(journaltest.Free, 0, 1))
 	require.NoError(t, j.Commit(ctx, free))
 	require.ErrorIs(t, j.Commit(ctx, one(1, "a")), journal.ErrFull)
 	require.Zero(t, j.State().Count)

@@ -1,0 +1,247 @@
+package striping
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ballast/devices"
+	"ballast/devices/simdisk"
+	"ballast/journal"
+
+	"github.com/stretchr/testify/require"
+)
+
+// addDisk adds a disk to the served volume.
+func (r *rig) addDisk(size int64, timing simdisk.Timing) devices.ID {
+	r.t.Helper()
+	id, epoch := r.v.NewDeviceID()
+	d := simdisk.New(simdisk.Options{Size: size, Seed: r.cfg.seed + uint64(id), Timing: timing})
+	for len(r.disks) < int(id) {
+		r.disks = append(r.disks, nil)
+	}
+	r.disks[id-1] = d
+	require.NoError(r.t, r.v.AddDevice(context.Background(), r.member(id, epoch, d)))
+	return id
+}
+
+func (r *rig) member(id devices.ID, epoch uint64, d *simdisk.Disk) Member {
+	dev := devices.NewDevice(d, devices.Options{ID: id, Rotational: r.cfg.rotational})
+	r.devs = append(r.devs, dev)
+	return Member{Record: journal.Device{ID: uint16(id), UUID: [16]byte{byte(id)}, Path: fmt.Sprintf("/sim/%d", id), Size: d.Size(), Epoch: epoch},
+		Device: dev, DataSize: d.Size()}
+}
+
+// until waits, in fake time, for something to become true.
+func until(t *testing.T, limit time.Duration, what string, ok func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !ok() {
+		if time.Since(began) > limit {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+func (r *rig) jobEnded(id string) func() bool {
+	return func() bool {
+		for _, j := range r.v.Jobs() {
+			if j.ID == id {
+				return j.Ended != nil
+			}
+		}
+		return false
+	}
+}
+
+func (r *rig) job(id string) JobStatus {
+	for _, j := range r.v.Jobs() {
+		if j.ID == id {
+			return j
+		}
+	}
+	r.t.Fatalf("no job %s", id)
+	return JobStatus{}
+}
+
+// fillExport makes an export s of n chunks and writes all of it, version 1.
+func (r *rig) fillExport(chunks int) *Export {
+	r.t.Helper()
+	size := int64(chunks) * int64(r.cfg.chunk)
+	require.NoError(r.t, r.v.CreateExport(context.Background(), "s", size))
+	e := r.export("s")
+	n := int(r.cfg.chunk) / blockSize
+	for i := range chunks {
+		require.NoError(r.t, e.WriteAt(context.Background(), stamped(i*n, n, 1), int64(i)*int64(r.cfg.chunk), false))
+	}
+	require.NoError(r.t, e.Sync(context.Background()))
+	return e
+}
+
+// requireStamped reads the export and compares it with version ver.
+func (r *rig) requireStamped(e *Export, chunks int, ver uint32) {
+	r.t.Helper()
+	n := int(r.cfg.chunk) / blockSize
+	p := make([]byte, r.cfg.chunk)
+	for i := range chunks {
+		require.NoError(r.t, e.ReadAt(context.Background(), p, int64(i)*int64(r.cfg.chunk)))
+		require.Equal(r.t, stamped(i*n, n, ver), p)
+	}
+}
+
+func TestAddedDeviceTakesItsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 2, size: 8 << 20, copies: 2, timing: gentle})
+		e := r.fillExport(64)
+		before := r.v.Status().FreeBytes
+		id := r.addDisk(16<<20, gentle)
+		require.Greater(t, r.v.Status().FreeBytes, before)
+		n := int(r.cfg.chunk) / blockSize
+		for i := range 64 {
+			require.NoError(t, e.WriteAt(t.Context(), stamped(i*n, n, 2), int64(i)*int64(r.cfg.chunk), false))
+		}
+		require.NoError(t, e.Sync(t.Context()))
+		used, _ := r.v.dev(id).alloc.usage()
+		require.Greater(t, used, int64(20*64<<10), "a third of what is written, or nearly")
+		r.requireStamped(e, 64, 2)
+		e.Close()
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+		r.open()
+		require.Len(t, r.v.Status().Devices, 3)
+		e = r.export("s")
+		r.requireStamped(e, 64, 2)
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestDrain empties devices while clients write and read, and removes them.
+func TestDrain(t *testing.T) {
+	for _, copies := range []uint8{1, 2} {
+		t.Run(fmt.Sprintf("copies=%d", copies), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{disks: 5, size: 8 << 20, copies: copies, timing: gentle,
+					opts: Options{DirtyLimit: 1 << 20, FlushInterval: 200 * time.Millisecond, WriteAge: 5 * time.Millisecond}})
+				e := r.fillExport(96)
+				const size = 64 * 64 << 10
+				m := newModel(size)
+				require.NoError(t, r.v.CreateExport(t.Context(), "e", size))
+				l := startLoad(r, m, rand.New(rand.NewPCG(1, 1)), 2, 5*time.Millisecond)
+				time.Sleep(time.Second)
+				id, err := r.v.Drain(t.Context(), []devices.ID{2, 4}, JobOptions{})
+				require.NoError(t, err)
+				_, err = r.v.Drain(t.Context(), []devices.ID{2}, JobOptions{})
+				require.ErrorIs(t, err, ErrConflict)
+				require.ErrorIs(t, r.v.RemoveDevice(t.Context(), 2), ErrNotEmpty)
+				until(t, time.Minute, "drained", r.jobEnded(id))
+				require.Equal(t, "done", r.job(id).State)
+				l.stop.Store(true)
+				l.wg.Wait()
+				require.Empty(t, l.errs)
+				for _, dev := range []devices.ID{2, 4} {
+					h, err := r.v.holds(t.Context(), dev)
+					require.NoError(t, err)
+					require.Zero(t, h.Chunks)
+					require.NoError(t, r.v.RemoveDevice(t.Context(), dev))
+				}
+				r.requireStamped(e, 96, 1)
+				e.Close()
+				require.NoError(t, r.v.checkCopies(t.Context()))
+				require.NoError(t, r.close())
+				r.open()
+				require.Len(t, r.v.Status().Devices, 3)
+				require.Zero(t, r.v.Status().Degraded)
+				e = r.export("s")
+				r.requireStamped(e, 96, 1)
+				e.Close()
+				verifyReopened(t, r, m, false)
+				require.NoError(t, r.close())
+			})
+		})
+	}
+}
+
+// TestDrainRefusals: what cannot end is not begun.
+func TestDrainRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 3, size: 4 << 20, copies: 2, timing: gentle})
+		e := r.fillExport(80) // of 96 that fit
+		ctx := t.Context()
+		_, err := r.v.Drain(ctx, []devices.ID{9}, JobOptions{})
+		require.ErrorIs(t, err, ErrNoDevice)
+		_, err = r.v.Drain(ctx, []devices.ID{1, 1}, JobOptions{})
+		require.ErrorIs(t, err, ErrConflict)
+		_, err = r.v.Drain(ctx, []devices.ID{1, 2}, JobOptions{})
+		require.ErrorIs(t, err, ErrNeeded)
+		_, err = r.v.Drain(ctx, []devices.ID{1}, JobOptions{})
+		require.ErrorIs(t, err, ErrNoSpace)
+		require.ErrorIs(t, r.v.Offline(ctx, 9, false), ErrNoDevice)
+		for _, d := range r.v.Status().Devices {
+			require.Equal(t, "online", d.State)
+		}
+		_, err = r.v.Rebuild(ctx, JobOptions{})
+		require.ErrorIs(t, err, ErrNoJob)
+		e.Close()
+		require.NoError(t, r.close())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 2, size: 4 << 20, copies: 1, timing: gentle})
+		e := r.fillExport(16)
+		require.ErrorIs(t, r.v.Offline(t.Context(), 1, false), ErrNeeded)
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestRebuildAfterFailure: a disk that dies costs its copies, which are made anew on the others.
+func TestRebuildAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 4, size: 8 << 20, copies: 2, timing: gentle, opts: Options{ReadAhead: -1}})
+		e := r.fillExport(96)
+		r.disks[1].Disappear()
+		r.requireStamped(e, 96, 1)
+		until(t, time.Minute, "failed", func() bool { return r.v.Status().Devices[1].State == "failed" })
+		until(t, time.Minute, "rebuilt", func() bool {
+			s := r.v.Status()
+			return s.Degraded == 0 && len(r.v.Jobs()) > 0 && r.v.Jobs()[0].Ended != nil
+		})
+		require.NoError(t, r.v.RemoveDevice(t.Context(), 2))
+		r.requireStamped(e, 96, 1)
+		e.Close()
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+	})
+}
+
+// TestReturnCostsWhatWasMissed: a disk that was away gets what was written meanwhile and no more.
+func TestReturnCostsWhatWasMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 3, size: 16 << 20, copies: 2, timing: gentle, opts: Options{ReadAhead: -1}})
+		e := r.fillExport(192)
+		require.NoError(t, r.v.Offline(t.Context(), 2, false))
+		require.Equal(t, "missing", r.v.Status().Devices[1].State)
+		n := int(r.cfg.chunk) / blockSize
+		written := int64(0)
+		for i := 0; i < 192; i += 3 { // half of a chunk, in place
+			require.NoError(t, e.WriteAt(t.Context(), stamped(i*n, n/4, 2), int64(i)*int64(r.cfg.chunk), false))
+			written += int64(n/4) * blockSize
+		}
+		require.NoError(t, e.Sync(t.Context()))
+		time.Sleep(60 * time.Second)
+		before := r.disks[1].Stats().WriteBytes
+		require.NoError(t, r.v.ReturnDevice(t.Context(), r.member(2, 0, r.disks[1])))
+		until(t, time.Minute, "whole again", func() bool { s := r.v.Status(); return s.Degraded == 0 && s.Devices[1].State == "online" })
+		copied := r.disks[1].Stats().WriteBytes - before
+		require.NotZero(t, copied)
+		require.LessOrEqual(t, float64(copied), 1.05*float64(written))
+		e.Close()
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+	})
+}

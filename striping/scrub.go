@@ -1,0 +1,249 @@
+package striping
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"ballast/devices"
+	"ballast/journal"
+)
+
+// A scrub reads every copy of every written block, device by device in the order in which they lie
+// there, and checks it. What fails is rewritten from another copy; what no copy has is listed. It
+// reads in the background class, no faster than its pace.
+
+// scrubItem is a copy to be read.
+type scrubItem struct {
+	off int64
+	key chunkKey
+}
+
+// scrubWindow is how many copies are remembered at once: reading them in order takes one scan of the
+// journal for so many.
+const scrubWindow = 1 << 15
+
+// Scrub begins to check everything.
+func (v *Volume) Scrub(ctx context.Context, o JobOptions) (string, error) {
+	if err := v.conflicts(journal.JobScrub); err != nil {
+		return "", err
+	}
+	if o.Reason == "" {
+		o.Reason = "asked for"
+	}
+	var bytes int64
+	err := v.scanCopies(ctx, func(rec *journal.Chunk, _ chunkKey, p *journal.Copy) {
+		if m := v.dev(devices.ID(p.Device)); m.Device != nil {
+			bytes += int64(len(rec.Sums)) * blockSize
+		}
+	})
+	if err != nil {
+		return "", err
+	}
+	j, err := v.addJob(ctx, journal.Job{Kind: journal.JobScrub, Total: uint64(bytes), Pace: uint64(max(o.Pace, 0)), Reason: o.Reason})
+	if err != nil {
+		return "", err
+	}
+	return j.id(), nil
+}
+
+// scanCopies calls fn for every copy that is not stale.
+func (v *Volume) scanCopies(ctx context.Context, fn func(rec *journal.Chunk, key chunkKey, p *journal.Copy)) error {
+	var rec journal.Chunk
+	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
+		if k.Space() != journal.SpaceChunk {
+			return errStop
+		}
+		if err := rec.Parse(k, val); err != nil {
+			return err
+		}
+		_, object, index := k.Parts()
+		for i := range rec.Copies {
+			if p := &rec.Copies[i]; !p.Stale && rec.Slot > 0 {
+				fn(&rec, chunkKey{object, index}, p)
+			}
+		}
+		return ctx.Err()
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return err
+}
+
+func (v *Volume) runScrub(ctx context.Context, j *job) error {
+	v.jobs.mu.Lock()
+	j.sized = true
+	at, off := devices.ID(j.rec.CursorDevice), j.rec.CursorOff
+	v.jobs.mu.Unlock()
+	began, read := time.Now(), int64(0)
+	for _, m := range v.devs() {
+		if m.id < at || m.Device == nil {
+			continue
+		}
+		if m.id > at {
+			off = 0
+		}
+		for {
+			items, err := v.scrubList(ctx, m.id, off)
+			if err != nil {
+				return err
+			}
+			for _, it := range items {
+				n, err := v.scrubCopy(ctx, j, m, it)
+				if err != nil {
+					return err
+				}
+				off = it.off + 1
+				v.jobs.mu.Lock()
+				j.rec.CursorDevice, j.rec.CursorOff = uint16(m.id), off
+				pace := j.rec.Pace
+				v.jobs.mu.Unlock()
+				v.countJob(j, n)
+				read += n
+				if pace > 0 {
+					due := time.Duration(float64(read) / float64(pace) * float64(time.Second))
+					if err := pause(ctx, max(0, due-time.Since(began))); err != nil {
+						return err
+					}
+				}
+				if v.moreUrgent(j) {
+					return errYield
+				}
+			}
+			if len(items) < scrubWindow {
+				break
+			}
+		}
+	}
+	v.endJob(j, journal.JobDone, "")
+	return nil
+}
+
+// moreUrgent reports whether a job waits that goes before j, or one may be due.
+func (v *Volume) moreUrgent(j *job) bool {
+	if v.rebuildDue.Load() {
+		return true
+	}
+	t := &v.jobs
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.list, func(o *job) bool {
+		return o.rec.State == journal.JobRunning && o.blocked == "" && o.urgency() < j.urgency()
+	})
+}
+
+// scrubList returns the copies on a device from off on, in order: all, or the first scrubWindow.
+func (v *Volume) scrubList(ctx context.Context, id devices.ID, off int64) ([]scrubItem, error) {
+	var list []scrubItem
+	cut := func() {
+		slices.SortFunc(list, func(a, b scrubItem) int {
+			switch {
+			case a.off < b.off:
+				return -1
+			case a.off > b.off:
+				return 1
+			}
+			return 0
+		})
+		list = list[:min(len(list), scrubWindow)]
+	}
+	err := v.scanCopies(ctx, func(_ *journal.Chunk, key chunkKey, p *journal.Copy) {
+		if devices.ID(p.Device) == id && p.Off >= off {
+			if list = append(list, scrubItem{p.Off, key}); len(list) == 2*scrubWindow {
+				cut()
+			}
+		}
+	})
+	cut()
+	return list, err
+}
+
+// scrubCopy checks one copy and returns how many bytes it read.
+func (v *Volume) scrubCopy(ctx context.Context, j *job, m *member, it scrubItem) (int64, error) {
+	o := v.object(it.key.object)
+	if o == nil {
+		return 0, nil
+	}
+	c, err := v.acquire(it.key)
+	if err != nil {
+		return 0, err
+	}
+	defer v.cache.put(c)
+	c.mu.Lock()
+	vw := c.viewLocked()
+	c.mu.Unlock()
+	at := slices.IndexFunc(vw.places, func(p place) bool { return p.dev == m.id && p.off == it.off && !p.stale })
+	if at < 0 {
+		return 0, nil // it has moved
+	}
+	piece := (256 << 10) / blockSize
+	if m.Device.Rotational() {
+		piece = (1 << 20) / blockSize
+	}
+	read := int64(0)
+	for i := 0; i < vw.slot; {
+		n, written := vw.written.run(i, min(vw.slot, i+piece))
+		if written {
+			if err := ctx.Err(); err != nil {
+				return read, err
+			}
+			v.scrubRun(j, o, &vw, at, i, n)
+			read += int64(n) * blockSize
+		}
+		i += n
+	}
+	return read, nil
+}
+
+// scrubRun checks n blocks of the copy at index at.
+func (v *Volume) scrubRun(j *job, o *object, vw *view, at, first, n int) {
+	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
+	buf, err := v.readForMove(vw, []int{at}, first, n, devices.Background)
+	for i := range n {
+		b := first + i
+		if err == nil && blockSum(seed, b, buf.Bytes()[i*blockSize:(i+1)*blockSize]) == vw.sums[b] {
+			continue
+		}
+		if err != nil { // which of them is it
+			one, err := v.readForMove(vw, []int{at}, b, 1, devices.Background)
+			if err == nil {
+				ok := blockSum(seed, b, one.Bytes()) == vw.sums[b]
+				one.Release()
+				if ok {
+					continue
+				}
+			}
+		}
+		if v.overwriting(vw) {
+			continue
+		}
+		v.scrubBad(j, o, vw, at, b)
+	}
+	if err == nil {
+		buf.Release()
+	}
+}
+
+// scrubBad deals with a block that one copy has wrong.
+func (v *Volume) scrubBad(j *job, o *object, vw *view, at, b int) {
+	dev := vw.places[at].dev
+	v.stats.checkFailures.Add(1)
+	v.checkFailed(dev, vw.c.key, b)
+	if len(vw.places) > 1 {
+		before := v.stats.healed.Load()
+		v.heal(heal{vw.c, b, dev})
+		if v.stats.healed.Load() > before {
+			v.jobErrors(j, 0, 1)
+			return
+		}
+	}
+	if buf, err := v.loadRun(o, vw, b, 1, nil); err == nil { // another copy has it
+		buf.Release()
+		return
+	}
+	if !v.overwriting(vw) {
+		v.jobErrors(j, 1, 0)
+	}
+}

@@ -1,0 +1,435 @@
+package striping
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"ballast/devices"
+	"ballast/journal"
+)
+
+// moveRule is what a job wants of the copies of a chunk.
+type moveRule struct {
+	// next is the first thing to do with a chunk that has these copies; nil: nothing.
+	next  func(places []place) *action
+	among func(devices.ID) bool
+}
+
+// missingGrace is how long a device may be missing before its copies are made anew elsewhere: one
+// that comes back before that only gets what it missed.
+const missingGrace = 10 * time.Minute
+
+// ruleOf returns what j wants.
+func (v *Volume) ruleOf(j *job) *moveRule {
+	if j.rec.Kind == journal.JobRebuild {
+		return v.rebuildRule(len(j.rec.Devices) > 0)
+	}
+	leaving := map[devices.ID]bool{}
+	for _, d := range j.rec.Devices {
+		leaving[devices.ID(d)] = true
+	}
+	r := &moveRule{next: func(places []place) *action {
+		for i := range places {
+			if leaving[places[i].dev] {
+				return v.leave1(places, i)
+			}
+		}
+		return nil
+	}}
+	if target := devices.ID(j.rec.Target); target != 0 {
+		r.among = func(id devices.ID) bool { return id == target }
+	}
+	return r
+}
+
+// leave1 takes the copy at index i away from where it is.
+func (v *Volume) leave1(places []place, i int) *action {
+	good := v.goodCopies(places)
+	if !places[i].stale && v.dev(places[i].dev).counts() {
+		good--
+	}
+	if good >= int(v.info.Copies) {
+		return &action{actDrop, i}
+	}
+	return &action{actMove, i}
+}
+
+func (v *Volume) goodCopies(places []place) (n int) {
+	for i := range places {
+		if !places[i].stale && v.dev(places[i].dev).counts() {
+			n++
+		}
+	}
+	return n
+}
+
+// rebuildRule makes stale copies good, and replaces those on devices that are gone. now says not to
+// wait for missing devices.
+func (v *Volume) rebuildRule(now bool) *moveRule {
+	given := map[devices.ID]bool{} // up
+	fixable, leaving := map[devices.ID]bool{}, map[devices.ID]bool{}
+	takes := map[string]bool{}
+	v.mu.Lock()
+	for _, m := range v.devs() {
+		switch {
+		case m.state == journal.Failed, m.state == journal.Missing && (now || time.Since(m.since) >= missingGrace):
+			given[m.id] = true
+		case m.state == journal.Draining, m.state == journal.Drained:
+			leaving[m.id] = true
+		case m.usable():
+			fixable[m.id] = true
+		}
+		if m.takes() {
+			takes[m.domain()] = true
+		}
+	}
+	v.mu.Unlock()
+	elsewhere := func(places []place, but int) bool { // a domain that has none of the other copies
+		free := len(takes)
+		seen := map[string]bool{}
+		for i := range places {
+			if d := v.dev(places[i].dev).domain(); i != but && takes[d] && !seen[d] {
+				seen[d] = true
+				free--
+			}
+		}
+		return free > 0
+	}
+	return &moveRule{next: func(places []place) *action {
+		good := v.goodCopies(places)
+		if good == 0 {
+			return nil
+		}
+		for i := range places {
+			switch p := &places[i]; {
+			case p.stale && fixable[p.dev]:
+				return &action{actFix, i}
+			case p.stale && leaving[p.dev] && elsewhere(places, i):
+				return &action{actMove, i}
+			}
+		}
+		for i := range places {
+			switch {
+			case !given[places[i].dev]:
+			case good >= int(v.info.Copies):
+				return &action{actDrop, i}
+			case elsewhere(places, i):
+				return &action{actMove, i}
+			}
+		}
+		if len(places) < int(v.info.Copies) && elsewhere(places, -1) {
+			return &action{kind: actAdd}
+		}
+		return nil
+	}}
+}
+
+// pending is a chunk that a scan found work in.
+type pendingMove struct {
+	key   chunkKey
+	bytes int64
+	dev   devices.ID // of the first copy, and where on it: the order of work
+	off   int64
+}
+
+// moveBatch is how many chunks are worked on between two looks at what is more urgent.
+const moveBatch = 512
+
+// findMoves calls fn for the chunks from key on that r wants something of, as the journal has them,
+// with the number of their good copies; fn returns false to end.
+func (v *Volume) findMoves(ctx context.Context, from journal.Key, r *moveRule, fn func(p pendingMove, good int) bool) error {
+	var rec journal.Chunk
+	err := v.j.ScanFrom(from, func(k journal.Key, val []byte) error {
+		if k.Space() != journal.SpaceChunk {
+			return errStop
+		}
+		if err := rec.Parse(k, val); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if rec.Slot == 0 {
+			return nil
+		}
+		places := placesOf(&rec)
+		if r.next(places) == nil {
+			return nil
+		}
+		_, object, index := k.Parts()
+		p := pendingMove{key: chunkKey{object, index}, bytes: int64(len(rec.Sums)) * blockSize}
+		for i := range places {
+			if !places[i].stale {
+				p.dev, p.off = places[i].dev, places[i].off
+				break
+			}
+		}
+		if !fn(p, v.goodCopies(places)) {
+			return errStop
+		}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	return err
+}
+
+// sizeMoves is how much there is to do.
+func (v *Volume) sizeMoves(ctx context.Context, r *moveRule) (chunks, bytes int64, err error) {
+	err = v.findMoves(ctx, journal.MakeKey(journal.SpaceChunk, 0, 0), r, func(p pendingMove, _ int) bool {
+		chunks++
+		bytes += p.bytes
+		return true
+	})
+	return chunks, bytes, err
+}
+
+// errYield is returned by a job that makes way for one that has become more urgent.
+var errYield = fmt.Errorf("it makes way for what is more urgent: %w", context.Canceled)
+
+// runMoves works on a job that moves copies until there is nothing left to move.
+func (v *Volume) runMoves(ctx context.Context, j *job) error {
+	for {
+		if err := v.Flush(ctx); err != nil { // what the journal does not know yet is found by no scan
+			return err
+		}
+		r := v.ruleOf(j)
+		chunks, bytes, err := v.sizeMoves(ctx, r)
+		if err != nil {
+			return err
+		}
+		if chunks == 0 {
+			v.finishMoves(j)
+			return nil
+		}
+		v.jobs.mu.Lock()
+		j.rec.Total, j.sized = j.rec.Done+uint64(bytes), true
+		v.jobs.mu.Unlock()
+		moved, why, err := v.pass(ctx, j, r)
+		if err != nil {
+			return err
+		}
+		if moved == 0 && why != nil {
+			return fmt.Errorf("%d chunks: %w", chunks, why)
+		}
+	}
+}
+
+// pass goes once over all chunks: first over those with one good copy, then over the others.
+// It returns how many were dealt with, and why one of the others was not.
+func (v *Volume) pass(ctx context.Context, j *job, r *moveRule) (moved int64, why error, err error) {
+	for _, last := range []int{1, maxCopies} {
+		v.setUrgency(j, last == 1)
+		from := journal.MakeKey(journal.SpaceChunk, 0, 0)
+		for from != (journal.Key{}) {
+			var batch []pendingMove
+			next := journal.Key{}
+			err := v.findMoves(ctx, from, r, func(p pendingMove, good int) bool {
+				if good > last || last > 1 && good <= 1 {
+					return true
+				}
+				if len(batch) == moveBatch {
+					next = p.key.record()
+					return false
+				}
+				batch = append(batch, p)
+				return true
+			})
+			if err != nil {
+				return moved, why, err
+			}
+			n, because := v.moveAll(ctx, j, r, batch)
+			moved += n
+			if because != nil {
+				why = because
+			}
+			if err := ctx.Err(); err != nil {
+				return moved, why, err
+			}
+			if j.rec.Kind != journal.JobRebuild && v.rebuildDue.Load() {
+				return moved, why, errYield
+			}
+			from = next
+		}
+	}
+	return moved, why, nil
+}
+
+// floors of the background: shares of a device's time that it gets although clients never pause.
+const (
+	floorUsual  = 0.02
+	floorUrgent = 0.10
+	floorLast   = 0.25 // of a device that is given up and holds the only copy
+)
+
+// setUrgency sets how much of the devices' time the background gets in any case.
+func (v *Volume) setUrgency(j *job, lastCopy bool) {
+	floor := floorUsual
+	switch {
+	case j.rec.Kind == journal.JobRebalance:
+		floor = -1 // none
+	case !lastCopy:
+	case v.info.Copies > 1:
+		floor = floorUrgent
+	case j.rec.Kind != journal.JobRebuild && v.condemned(j):
+		floor = floorLast
+	}
+	for _, m := range v.devs() {
+		if m.Device != nil {
+			m.Device.SetBackgroundFloor(floor)
+		}
+	}
+}
+
+// condemned reports whether j empties a device that is not well.
+func (v *Volume) condemned(j *job) bool {
+	return slices.ContainsFunc(v.devs(), func(m *member) bool {
+		return j.about(m.id) && (m.errors.Load() > 0 || m.health.Entries() > 0)
+	})
+}
+
+// moveAll works on a batch, several chunks side by side, in the order in which they lie on their
+// devices.
+func (v *Volume) moveAll(ctx context.Context, j *job, r *moveRule, batch []pendingMove) (moved int64, why error) {
+	return v.moveEach(ctx, j, batch, func(chunkKey) *moveRule { return r })
+}
+
+// moveEach is moveAll with a rule for each chunk.
+func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule func(chunkKey) *moveRule) (moved int64, why error) {
+	slices.SortFunc(batch, func(a, b pendingMove) int {
+		switch {
+		case a.dev != b.dev:
+			return int(a.dev) - int(b.dev)
+		case a.off < b.off:
+			return -1
+		case a.off > b.off:
+			return 1
+		}
+		return 0
+	})
+	// Neighbours on one device follow each other; different devices work side by side.
+	by := map[devices.ID][]pendingMove{}
+	for _, p := range batch {
+		by[p.dev] = append(by[p.dev], p)
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, list := range by {
+		work := make(chan pendingMove, len(list))
+		for _, p := range list {
+			work <- p
+		}
+		close(work)
+		for range min(movesPerDevice, len(list)) {
+			wg.Go(func() {
+				for p := range work {
+					if ctx.Err() != nil {
+						return
+					}
+					r := rule(p.key)
+					err := v.move(ctx, &moveTask{key: p.key, next: r.next, among: r.among,
+						count: func(n int64) { v.countJob(j, n) },
+						lost:  func(n int64) { v.jobErrors(j, n, 0) }})
+					mu.Lock()
+					if err == nil {
+						moved++
+					} else if why == nil || errors.Is(err, errNoTarget) {
+						why = err
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if errors.Is(why, errLater) {
+		why = errors.New("they are being written all the time, or a device that is needed does not answer")
+	}
+	return moved, why
+}
+
+// movesPerDevice is how many chunks of one source are copied side by side.
+const movesPerDevice = 4
+
+// finishMoves draws the conclusions from a job that has nothing left to do.
+func (v *Volume) finishMoves(j *job) {
+	v.setUrgency(&job{}, false)
+	switch j.rec.Kind {
+	case journal.JobRebuild:
+		v.rebuilt()
+	default:
+		for _, d := range j.rec.Devices {
+			if m := v.dev(devices.ID(d)); m != nil && !m.left {
+				if s, _ := v.stateOf(m); s == journal.Draining {
+					v.changeState(m, journal.Drained, "nothing is on it any more", 0, "DEVICE_DRAINED")
+				}
+			}
+		}
+	}
+	v.endJob(j, journal.JobDone, "")
+	v.recount()
+}
+
+// rebuilt has the devices that were catching up take part fully.
+func (v *Volume) rebuilt() {
+	for _, m := range v.devs() {
+		if s, reason := v.stateOf(m); s == journal.Rebuilding {
+			if reason != byOperator {
+				reason = ""
+			}
+			v.changeState(m, journal.Online, reason, 0, "DEVICE_ONLINE")
+		}
+	}
+}
+
+// startRebuild starts a rebuild if there is something to rebuild that can be, and reports whether
+// it did.
+func (v *Volume) startRebuild() bool {
+	t := &v.jobs
+	v.rebuildDue.Store(false)
+	state := v.health.degraded.Load()
+	rebuilding := false
+	v.mu.Lock()
+	for _, m := range v.devs() {
+		rebuilding = rebuilding || m.state == journal.Rebuilding
+		if m.state == journal.Failed || m.state == journal.Missing && time.Since(m.since) >= missingGrace {
+			state += 1 << 40
+		}
+	}
+	v.mu.Unlock()
+	t.mu.Lock()
+	known := t.looked == state
+	busy := slices.ContainsFunc(t.list, func(j *job) bool { return j.rec.Kind == journal.JobRebuild && !j.over() })
+	t.looked = state
+	t.mu.Unlock()
+	if busy || !rebuilding && (known || state == 0) {
+		return false
+	}
+	if err := v.Flush(t.ctx); err != nil {
+		return false
+	}
+	chunks, bytes, err := v.sizeMoves(t.ctx, v.rebuildRule(false))
+	if err != nil {
+		return false
+	}
+	if chunks == 0 {
+		if rebuilding {
+			v.rebuilt()
+		}
+		return false
+	}
+	_, err = v.addJob(t.ctx, journal.Job{Kind: journal.JobRebuild, Total: uint64(bytes), Reason: fmt.Sprintf("%d chunks have fewer good copies than asked for", chunks)})
+	return err == nil
+}
+
+// graceRuns reports whether a missing device is waited for.
+func (v *Volume) graceRuns() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(v.devs(), func(m *member) bool { return m.state == journal.Missing && time.Since(m.since) < missingGrace })
+}
