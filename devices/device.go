@@ -592,6 +592,17 @@ func (d *Device) Rate(kind Kind) float64 {
 	return d.model.rate(kind)
 }
 
+// RateAt is Rate at sequential operations of that size.
+func (d *Device) RateAt(kind Kind, size int64) float64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := writeSeq
+	if kind == Read {
+		p = readSeq
+	}
+	return float64(size) / d.model.fits[p].predict(size)
+}
+
 // Close answers what is queued with ErrClosed, waits for what is in flight, at most for the
 // timeout, and closes the disk. Operations that hang longer are answered with ErrTimeout; their
 // goroutines end when the disk lets go of them.

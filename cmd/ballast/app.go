@@ -81,7 +81,9 @@ by what the disks are measured to do, and served as block devices over NBD.`,
 	flags.StringVar(&a.runDir, "run-dir", "", "where sockets are made (default $BALLAST_RUN_DIR, /run/ballast)")
 	flags.BoolVar(&a.json, "json", false, "write JSON")
 	root.AddCommand(a.createCommand(), a.serveCommand(), a.statusCommand(), a.usageCommand(), a.listCommand(), a.stopCommand(),
-		a.exportCommand(), a.deviceCommand(), a.iostatCommand(), a.eventsCommand(), a.checkCommand(), a.inspectCommand(), a.importCommand(), a.journalCommand(), a.salvageCommand(),
+		a.exportCommand(), a.deviceCommand(), a.jobCommand(), a.kindCommand("scrub", "Read every copy of everything, check it, and repair what can be"),
+		a.kindCommand("rebuild", "Make copies anew that are missing or behind"), a.kindCommand("rebalance", "Even out what the devices hold"),
+		a.mapCommand(), a.whyCommand(), a.iostatCommand(), a.eventsCommand(), a.checkCommand(), a.inspectCommand(), a.importCommand(), a.journalCommand(), a.salvageCommand(),
 		a.attachCommand(), a.detachCommand(), a.versionCommand(), a.manCommand(), a.preflightCommand())
 	root.SetHelpCommand(a.helpCommand(root))
 	return root

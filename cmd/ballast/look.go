@@ -151,26 +151,6 @@ func (a *app) stopCommand() *cobra.Command {
 	}
 }
 
-func (a *app) deviceCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "device", Short: "The devices of a volume"}, &cobra.Command{
-		Use:   "ls VOLUME",
-		Short: "List them",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.statusOf(cmd.Context(), args)
-			if err != nil {
-				return err
-			}
-			doc := struct {
-				Schema  string `json:"schema"`
-				Volume  string `json:"volume"`
-				Devices any    `json:"devices"`
-			}{"ballast.devices/1", s.Volume, s.Devices}
-			return a.print(&doc, func(w io.Writer) { show.Devices(w, s.Devices) })
-		},
-	})
-}
-
 func (a *app) iostatCommand() *cobra.Command {
 	var queues, latencies bool
 	c := &cobra.Command{

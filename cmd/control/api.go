@@ -12,6 +12,11 @@ const (
 	SchemaExports = "ballast.exports/1"
 	SchemaEvent   = "ballast.event/1"
 	SchemaDone    = "ballast.done/1"
+	SchemaJobs    = "ballast.jobs/1"
+	SchemaJob     = "ballast.job/1"
+	SchemaPlan    = "ballast.forecast/1"
+	SchemaMap     = "ballast.map/1"
+	SchemaWhy     = "ballast.why/1"
 )
 
 // Paths of the API, below http://ballast on the control socket.
@@ -20,6 +25,10 @@ const (
 	PathExports = "/v1/exports"
 	PathEvents  = "/v1/events"
 	PathStop    = "/v1/stop"
+	PathDevices = "/v1/devices"
+	PathJobs    = "/v1/jobs"
+	PathMap     = "/v1/map"
+	PathWhy     = "/v1/why"
 )
 
 // MaxRequest is the most a request's body may hold, in bytes.
@@ -45,16 +54,58 @@ type Daemon struct {
 	Written   int64     `json:"nbd_written_bytes_total"`
 }
 
-// Job is background work under way.
-type Job struct {
-	ID            string   `json:"id"`
-	Kind          string   `json:"kind"`
-	State         string   `json:"state"`
-	BytesTotal    int64    `json:"bytes_total"`
-	BytesDone     int64    `json:"bytes_done"`
-	Rate          float64  `json:"rate_bytes_per_second"`
-	SecondsLeft   *float64 `json:"seconds_left"`
-	BlockedReason *string  `json:"blocked_reason"`
+// Job is background work.
+type Job = striping.JobStatus
+
+// Jobs answers GET PathJobs: also those that are over.
+type Jobs struct {
+	Schema string `json:"schema"`
+	Volume string `json:"volume"`
+	Jobs   []Job  `json:"jobs"`
+}
+
+// DeviceRequest is the body of POST PathDevices.
+type DeviceRequest struct {
+	Op      string   `json:"op"` // add, remove, drain, replace, offline, online, set
+	Devices []string `json:"devices,omitempty"`
+	Path    string   `json:"path,omitempty"`       // of the disk that is to join, absolute; of online: where it is now
+	Given   string   `json:"given,omitempty"`      // Path as it was typed
+	Size    int64    `json:"size_bytes,omitempty"` // of the sparse file to make at Path
+	Domain  string   `json:"domain,omitempty"`
+	State   string   `json:"state,omitempty"` // of set: online, slow, auto
+	Reason  string   `json:"reason,omitempty"`
+	Force   bool     `json:"force,omitempty"`
+	DryRun  bool     `json:"dry_run,omitempty"` // of drain
+}
+
+// JobRequest is the body of POST PathJobs.
+type JobRequest struct {
+	Op     string `json:"op"`             // start, pause, resume, cancel
+	Kind   string `json:"kind,omitempty"` // rebuild, rebalance, scrub
+	ID     string `json:"id,omitempty"`
+	Pace   int64  `json:"pace_bytes_per_second,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"` // of start
+}
+
+// Plan answers a request that asked for a dry run.
+type Plan struct {
+	Schema string `json:"schema"`
+	Volume string `json:"volume"`
+	striping.Forecast
+}
+
+// Map answers GET PathMap?if_lost=d1,d2.
+type Map struct {
+	Schema string `json:"schema"`
+	Volume string `json:"volume"`
+	striping.Loss
+}
+
+// Why answers GET PathWhy?export=NAME[&offset=N].
+type Why struct {
+	Schema string `json:"schema"`
+	Volume string `json:"volume"`
+	striping.Why
 }
 
 // Exports answers GET PathExports.
@@ -78,7 +129,8 @@ type ExportRequest struct {
 type Done struct {
 	Schema string `json:"schema"`
 	Volume string `json:"volume"`
-	Done   string `json:"done"` // a sentence
+	Done   string `json:"done"`          // a sentence
+	Job    string `json:"job,omitempty"` // that was started
 }
 
 // Event is one line of GET PathEvents?since=N[&follow=1].

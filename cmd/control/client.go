@@ -64,6 +64,41 @@ func (c *Client) RemoveExport(ctx context.Context, name string, force bool, uuid
 	return c.call(ctx, http.MethodDelete, PathExports, &ExportRequest{Name: name, Force: force, VolumeUUID: uuid}, &Done{})
 }
 
+// Device changes something about devices; plan is filled in for a dry run instead of done.
+func (c *Client) Device(ctx context.Context, q *DeviceRequest, done *Done, plan *Plan) error {
+	if q.DryRun {
+		return c.call(ctx, http.MethodPost, PathDevices, q, plan)
+	}
+	return c.call(ctx, http.MethodPost, PathDevices, q, done)
+}
+
+// Job starts or changes a job; plan is filled in for a dry run instead of done.
+func (c *Client) Job(ctx context.Context, q *JobRequest, done *Done, plan *Plan) error {
+	if q.DryRun {
+		return c.call(ctx, http.MethodPost, PathJobs, q, plan)
+	}
+	return c.call(ctx, http.MethodPost, PathJobs, q, done)
+}
+
+// Jobs returns the jobs, also those that are over.
+func (c *Client) Jobs(ctx context.Context) (*Jobs, error) {
+	var j Jobs
+	return &j, c.call(ctx, http.MethodGet, PathJobs, nil, &j)
+}
+
+// Map returns what would be lost with some devices.
+func (c *Client) Map(ctx context.Context, ifLost string) (*Map, error) {
+	var m Map
+	return &m, c.call(ctx, http.MethodGet, PathMap+"?"+url.Values{"if_lost": {ifLost}}.Encode(), nil, &m)
+}
+
+// Why returns where an export stands; off is negative for none in particular.
+func (c *Client) Why(ctx context.Context, export string, off int64) (*Why, error) {
+	var w Why
+	query := url.Values{"export": {export}, "offset": {strconv.FormatInt(off, 10)}}
+	return &w, c.call(ctx, http.MethodGet, PathWhy+"?"+query.Encode(), nil, &w)
+}
+
 // Stop asks the daemon to end and returns when it no longer listens.
 func (c *Client) Stop(ctx context.Context) error {
 	if err := c.call(ctx, http.MethodPost, PathStop, nil, &Done{}); err != nil {

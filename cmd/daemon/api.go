@@ -43,6 +43,11 @@ func (a *api) handler() http.Handler {
 	mux.HandleFunc("PATCH "+control.PathExports, a.resizeExport)
 	mux.HandleFunc("DELETE "+control.PathExports, a.removeExport)
 	mux.HandleFunc("GET "+control.PathEvents, a.events)
+	mux.HandleFunc("POST "+control.PathDevices, a.changeDevices)
+	mux.HandleFunc("GET "+control.PathJobs, a.jobs)
+	mux.HandleFunc("POST "+control.PathJobs, a.changeJobs)
+	mux.HandleFunc("GET "+control.PathMap, a.ifLost)
+	mux.HandleFunc("GET "+control.PathWhy, a.why)
 	mux.HandleFunc("POST "+control.PathStop, a.askStop)
 	mux.HandleFunc("GET "+control.PathStop, a.waitStop)
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -74,6 +79,11 @@ func (a *api) ready(w http.ResponseWriter, _ *http.Request) {
 
 func (a *api) status(w http.ResponseWriter, _ *http.Request) {
 	s := control.Status{Schema: control.SchemaStatus, Status: a.engine.Status(), Daemon: a.self(), Jobs: []control.Job{}}
+	for _, j := range a.engine.Jobs() {
+		if j.Ended == nil {
+			s.Jobs = append(s.Jobs, j)
+		}
+	}
 	a.cache.held.Load().fill(&s.Status)
 	normalize(&s.Status)
 	answer(w, &s)

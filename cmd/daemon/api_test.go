@@ -26,6 +26,7 @@ const testUUID = "6f1c2a52-8a34-4d0f-9d6e-0c5b1a7e1f00"
 
 // fakeEngine holds exports in memory.
 type fakeEngine struct {
+	engine  // what no test asks for
 	mu      sync.Mutex
 	status  striping.Status
 	exports map[string]int64
@@ -43,6 +44,8 @@ func (f *fakeEngine) Status() striping.Status {
 	}
 	return status
 }
+
+func (f *fakeEngine) Jobs() []striping.JobStatus { return nil }
 
 func (f *fakeEngine) Exports() []striping.ExportInfo {
 	f.mu.Lock()

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
+	"slices"
+	"sync"
 	"time"
 
 	"ballast/cmd/control"
@@ -18,18 +19,25 @@ import (
 // core is an open volume with what stands under it.
 type core struct {
 	log     *slog.Logger
-	config  *volumes.Config
-	opened  []volumes.Opened
-	devices []*devices.Device // by config; nil where missing
+	dirs    volumes.Dirs
 	journal *journal.Store
 	volume  *striping.Volume
+
+	changing sync.Mutex // over one change of the devices at a time
+
+	// mu guards what follows. Whoever holds changing may read it without.
+	mu      sync.Mutex
+	config  *volumes.Config
+	opened  []volumes.Opened
+	devices []*devices.Device // by opened; nil where missing
+	labels  map[devices.ID]*labelWriter
 	rotates bool // a device spins
 	disks   map[devices.ID]*diskWatch
 }
 
 // openCore opens the devices, then the journal, then the volume.
 func openCore(ctx context.Context, o *Options) (c *core, err error) {
-	c = &core{log: o.Logger}
+	c = &core{log: o.Logger, dirs: o.Dirs, labels: map[devices.ID]*labelWriter{}, disks: map[devices.ID]*diskWatch{}}
 	defer func() {
 		if err != nil {
 			c.release()
@@ -138,15 +146,30 @@ func (c *core) members(records []journal.Device) ([]striping.Member, error) {
 			m.Record.Path = o.Config.Path
 			m.DataOff, m.DataSize = o.Label.DataOff, o.Label.DataSize
 			c.devices[i] = c.device(o, &r)
-			m.Device = c.devices[i]
-			m.WriteLabel = labeller(o.File, o.Label)
+			m = c.member(o, m.Record, c.devices[i])
 		}
 		members = append(members, m)
 	}
-	if len(members) != len(c.opened) {
-		return nil, control.Refuse("E_STATE", "volume.json of %s lists %d devices, the journal %d", c.config.Name, len(c.opened), len(members))
-	}
+	c.dropUnknown(records)
 	return members, nil
+}
+
+// dropUnknown forgets devices that the journal does not know: a crash cut short their joining or
+// leaving, and the journal's word counts.
+func (c *core) dropUnknown(records []journal.Device) {
+	for i := len(c.opened) - 1; i >= 0; i-- {
+		o := c.opened[i]
+		if slices.ContainsFunc(records, func(r journal.Device) bool { return r.UUID == o.Config.UUID }) {
+			continue
+		}
+		c.log.Warn("no device of the volume any more, or not yet", "device", devices.ID(o.Config.ID).String(), "path", o.Config.Path)
+		if o.File != nil {
+			o.File.Close()
+		}
+		c.opened = slices.Delete(c.opened, i, i+1)
+		c.devices = slices.Delete(c.devices, i, i+1)
+		c.config.Devices = slices.Delete(c.config.Devices, i, i+1)
+	}
 }
 
 func (c *core) byUUID(uuid [16]byte) (int, bool) {
@@ -171,28 +194,35 @@ func (c *core) device(o *volumes.Opened, r *journal.Device) *devices.Device {
 // labelTimeout is how long writing a label may take before the volume goes on without.
 const labelTimeout = 30 * time.Second
 
-// labeller returns what stores the journal's position in a device's label. Writing to a disk that
-// hangs cannot be called off, so it happens on a goroutine, one at a time.
-func labeller(file *devices.File, label devices.Label) func(uint64, journal.State) error {
-	var busy atomic.Bool
-	return func(epoch uint64, s journal.State) error {
-		if !busy.CompareAndSwap(false, true) {
-			return fmt.Errorf("label: the last writing of it hangs: %w", devices.ErrTimeout)
-		}
-		done := make(chan error, 1)
-		go func() {
-			defer busy.Store(false)
-			label.Epoch, label.Anchor = epoch, volumes.Anchor(s)
-			done <- devices.WriteLabel(file, &label)
-		}()
-		timer := time.NewTimer(labelTimeout)
-		defer timer.Stop()
-		select {
-		case err := <-done:
-			return err
-		case <-timer.C:
-			return fmt.Errorf("label: %w", devices.ErrTimeout)
-		}
+// write is what a striping.Member writes its label by. Writing to a disk that hangs cannot be called
+// off, so it happens on a goroutine, one at a time.
+func (w *labelWriter) write(epoch uint64, s journal.State) error {
+	select {
+	case w.busy <- struct{}{}:
+	default:
+		return fmt.Errorf("label: the last writing of it hangs: %w", devices.ErrTimeout)
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-w.busy }()
+		w.mu.Lock()
+		w.label.Epoch, w.label.Anchor = epoch, volumes.Anchor(s)
+		label := w.label
+		w.mu.Unlock()
+		err := devices.WriteLabel(w.file, &label)
+		w.mu.Lock()
+		label.Members = w.label.Members
+		w.label = label
+		w.mu.Unlock()
+		done <- err
+	}()
+	timer := time.NewTimer(labelTimeout)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("label: %w", devices.ErrTimeout)
 	}
 }
 
@@ -237,37 +267,37 @@ func (c *core) release() error {
 			errs = append(errs, o.File.Close())
 		}
 	}
+	c.mu.Lock()
 	c.opened, c.devices, c.journal = nil, nil, nil
+	c.mu.Unlock()
 	return errors.Join(errs...)
 }
 
 // volumeEngine is a volume as the control API wants it.
 type volumeEngine struct {
 	*striping.Volume
-	journal  *journal.Store
-	buffered map[devices.ID]bool
-	disks    map[devices.ID]*diskWatch
+	*core
+	journal *journal.Store
 }
 
 // engine returns the volume as the control API wants it.
-func (c *core) engine() volumeEngine {
-	e := volumeEngine{c.volume, c.journal, map[devices.ID]bool{}, c.disks}
-	for _, o := range c.opened {
-		if o.File != nil {
-			e.buffered[devices.ID(o.Config.ID)] = o.File.Buffered()
-		}
-	}
-	return e
-}
+func (c *core) engine() volumeEngine { return volumeEngine{c.volume, c, c.journal} }
 
 // Status implements engine: that of the volume, how its devices were opened, and
 // what the kernel sees of their disks.
 func (v volumeEngine) Status() striping.Status {
 	s := v.Volume.Status()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	for i := range s.Devices {
-		s.Devices[i].Buffered = v.buffered[s.Devices[i].ID]
-		if w := v.disks[s.Devices[i].ID]; w != nil {
-			s.Devices[i].Kernel = w.status()
+		d := &s.Devices[i]
+		for _, o := range v.opened {
+			if devices.ID(o.Config.ID) == d.ID && o.File != nil {
+				d.Buffered = o.File.Buffered()
+			}
+		}
+		if w := v.disks[d.ID]; w != nil {
+			d.Kernel = w.status()
 		}
 	}
 	addCopies(&s, v.journal)

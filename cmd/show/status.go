@@ -39,7 +39,7 @@ func Status(w io.Writer, s *control.Status) {
 		fmt.Fprintf(w, "journal: %s\n", journalLine(s))
 	}
 	for _, j := range s.Jobs {
-		fmt.Fprintf(w, "job:     %s  %s / %s  %s\n", j.ID, size.Format(j.BytesDone), size.Format(j.BytesTotal), rate(j.Rate))
+		fmt.Fprintf(w, "job:     %s\n", jobLine(&j))
 	}
 	fmt.Fprintln(w)
 	Devices(w, s.Devices)

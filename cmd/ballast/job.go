@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+
+	"ballast/cmd/control"
+	"ballast/cmd/show"
+	"ballast/cmd/size"
+	"ballast/cmd/volumes"
+
+	"github.com/spf13/cobra"
+)
+
+// askJob sends a request about jobs to the daemon and prints what it answers.
+func (a *app) askJob(ctx context.Context, volume string, q *control.JobRequest) error {
+	client, err := a.client(volume)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var done control.Done
+	var plan control.Plan
+	if err := client.Job(ctx, q, &done, &plan); err != nil {
+		return err
+	}
+	return a.printStarted(q.DryRun, &done, &plan)
+}
+
+// kindCommand holds what can be done with the jobs of one kind.
+func (a *app) kindCommand(kind, short string) *cobra.Command {
+	start := &control.JobRequest{Op: "start", Kind: kind}
+	var pace string
+	startCommand := &cobra.Command{
+		Use:   "start VOLUME",
+		Short: "Begin",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if pace != "" {
+				n, err := size.Parse(pace)
+				if err != nil {
+					return control.Refuse("E_SIZE", "--pace: %v", err).WithTry("--pace 50MiB")
+				}
+				start.Pace = n
+			}
+			return a.askJob(cmd.Context(), args[0], start)
+		},
+	}
+	startCommand.Flags().BoolVar(&start.DryRun, "dry-run", false, "only tell how much there is to do and how long it would take")
+	if kind == "scrub" {
+		startCommand.Flags().StringVar(&pace, "pace", "", "read no more than so much per second (50MiB)")
+	}
+	commands := []*cobra.Command{startCommand, {
+		Use:   "status VOLUME",
+		Short: "How far it is",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.listJobs(cmd.Context(), args[0], kind) },
+	}}
+	for op, text := range map[string]string{"pause": "Have it rest", "resume": "Have it go on", "cancel": "End it; what it has done stays"} {
+		commands = append(commands, &cobra.Command{
+			Use:   op + " VOLUME",
+			Short: text,
+			Args:  cobra.ExactArgs(1),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return a.askJob(cmd.Context(), args[0], &control.JobRequest{Op: op, Kind: kind})
+			},
+		})
+	}
+	return group(&cobra.Command{Use: kind, Short: short}, commands...)
+}
+
+func (a *app) jobCommand() *cobra.Command {
+	commands := []*cobra.Command{{
+		Use:   "ls VOLUME",
+		Short: "List the jobs, also those that are over",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return a.listJobs(cmd.Context(), args[0], "") },
+	}, {
+		Use:   "watch VOLUME [JOB]",
+		Short: "Show a job until it is over, or blocked",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.watchJob(cmd.Context(), args[0], append(args, "")[1])
+		},
+	}}
+	for op, text := range map[string]string{"pause": "Have a job rest", "resume": "Have a job go on", "cancel": "End a job; what it has done stays, devices that were to leave take part again"} {
+		commands = append(commands, &cobra.Command{
+			Use:   op + " VOLUME [JOB]",
+			Short: text,
+			Args:  cobra.RangeArgs(1, 2),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				return a.askJob(cmd.Context(), args[0], &control.JobRequest{Op: op, ID: append(args, "")[1]})
+			},
+		})
+	}
+	return group(&cobra.Command{Use: "job", Short: "Work in the background: drain, rebuild, replace, rebalance, scrub"}, commands...)
+}
+
+func (a *app) listJobs(ctx context.Context, volume, kind string) error {
+	client, err := a.client(volume)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	js, err := client.Jobs(ctx)
+	if err != nil {
+		return err
+	}
+	if kind != "" {
+		list := js.Jobs
+		js.Jobs = []control.Job{}
+		for _, j := range list {
+			if j.Kind == kind {
+				js.Jobs = append(js.Jobs, j)
+			}
+		}
+	}
+	return a.print(js, func(w io.Writer) { show.Jobs(w, js) })
+}
+
+// jobInterval is how often a watched job is looked at.
+const jobInterval = time.Second
+
+// watchJob shows a job, or all, until it is over.
+func (a *app) watchJob(ctx context.Context, volume, id string) error {
+	client, err := a.client(volume)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	tick := time.NewTicker(jobInterval)
+	defer tick.Stop()
+	for {
+		js, err := client.Jobs(ctx)
+		if ctx.Err() != nil {
+			return nil // ending it is how one ends it
+		}
+		if err != nil {
+			return err
+		}
+		found, under := false, false
+		for i := range js.Jobs {
+			j := &js.Jobs[i]
+			if id != "" && j.ID != id || id == "" && j.Ended != nil {
+				continue
+			}
+			found = true
+			under = under || j.Ended == nil
+			if err := a.watched(j); err != nil {
+				return err
+			}
+		}
+		if !found && id != "" {
+			return control.Refuse("E_NO_JOB", "volume %s has no job %s", volume, id).WithTry("ballast job ls %s", volume)
+		}
+		if !under {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *app) watched(j *control.Job) error {
+	if !a.json {
+		show.Job(a.out, j)
+		return nil
+	}
+	doc := struct {
+		Schema string `json:"schema"`
+		control.Job
+	}{control.SchemaJob, *j}
+	return show.Line(a.out, &doc)
+}
+
+func (a *app) mapCommand() *cobra.Command {
+	var lost string
+	c := &cobra.Command{
+		Use:   "map VOLUME [--if-lost DEVICE,...]",
+		Short: "What would be lost with some devices",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client(args[0])
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			var names []string
+			if lost != "" {
+				names = deviceNames(strings.Split(lost, ","))
+			}
+			m, err := client.Map(cmd.Context(), strings.Join(names, ","))
+			if err != nil {
+				return err
+			}
+			return a.print(m, func(w io.Writer) { show.Map(w, m) })
+		},
+	}
+	c.Flags().StringVar(&lost, "if-lost", "", "these devices, besides those that are out now")
+	return c
+}
+
+func (a *app) whyCommand() *cobra.Command {
+	var offset string
+	c := &cobra.Command{
+		Use:   "why VOLUME/NAME",
+		Short: "Where an export stands, and by which rule",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			volume, name, err := volumes.SplitExport(args[0])
+			if err != nil {
+				return err
+			}
+			off := int64(-1)
+			if offset != "" {
+				if off, err = size.Parse(offset); err != nil {
+					return control.Refuse("E_SIZE", "--offset: %v", err).WithTry("--offset 10GiB")
+				}
+			}
+			client, err := a.client(volume)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			y, err := client.Why(cmd.Context(), name, off)
+			if err != nil {
+				return err
+			}
+			return a.print(y, func(w io.Writer) { show.Why(w, y) })
+		},
+	}
+	c.Flags().StringVar(&offset, "offset", "", "the byte whose chunk is shown")
+	return c
+}
