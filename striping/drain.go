@@ -331,7 +331,7 @@ func (v *Volume) RemoveDevice(ctx context.Context, id devices.ID) error {
 		return err
 	}
 	v.bal.Remove(id)
-	v.event(0, "DEVICE_REMOVED", id, "it is no device of the volume any more")
+	v.eventAlways(0, "DEVICE_REMOVED", id, "it is no device of the volume any more")
 	return nil
 }
 
@@ -366,7 +366,7 @@ func (v *Volume) AddDevice(ctx context.Context, in Member) error {
 		return err
 	}
 	v.join(m, journal.Online, "")
-	v.event(0, "DEVICE_ADDED", m.id, m.Record.Path)
+	v.eventAlways(0, "DEVICE_ADDED", m.id, m.Record.Path)
 	v.recount()
 	return nil
 }
@@ -463,8 +463,11 @@ func (v *Volume) ReturnDevice(ctx context.Context, in Member) error {
 	if err := v.Flush(ctx); err != nil {
 		return err
 	}
+	path := in.Record.Path // it may be elsewhere now
 	in.Record = old.Record
+	in.Record.Path = path
 	m := old.twin(in)
+	m.record.now.Path = path
 	v.join(m, journal.Rebuilding, "it is back")
 	v.changeState(m, journal.Rebuilding, "it is back", 0, "DEVICE_RETURNED")
 	return nil

@@ -172,7 +172,11 @@ func (v *Volume) addJob(ctx context.Context, rec journal.Job) (*job, error) {
 	t.mu.Lock()
 	t.list = append(t.list, j)
 	t.mu.Unlock()
-	v.event(0, "JOB_STARTED", 0, j.id()+": "+rec.Reason)
+	text := j.id()
+	if rec.Reason != "" {
+		text += ": " + rec.Reason
+	}
+	v.eventAlways(0, "JOB_STARTED", 0, text)
 	t.wake()
 	return j, nil
 }
@@ -222,7 +226,7 @@ func (v *Volume) endJob(j *job, s journal.JobState, how string) {
 		severity = 1
 		text += fmt.Sprintf("; %d blocks could not be read from any copy", lost)
 	}
-	v.event(severity, "JOB_ENDED", 0, text)
+	v.eventAlways(severity, "JOB_ENDED", 0, text)
 	if err := v.saveJob(context.WithoutCancel(v.ctx), j); err != nil {
 		v.log.Error("journal", "op", "end of a job", "job", j.id(), "err", err)
 	}
@@ -482,7 +486,7 @@ func (v *Volume) CancelJob(ctx context.Context, id, kind string) error {
 	}
 	rec := j.rec
 	t.mu.Unlock()
-	v.event(0, "JOB_CANCELLED", 0, j.id())
+	v.eventAlways(0, "JOB_CANCELLED", 0, j.id())
 	if rec.Kind == journal.JobDrain || rec.Kind == journal.JobReplace {
 		for _, d := range rec.Devices {
 			if m := v.dev(devices.ID(d)); m != nil && !m.left {

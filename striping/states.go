@@ -72,7 +72,7 @@ func (v *Volume) changeState(m *member, s journal.DeviceState, reason string, se
 	v.mu.Lock()
 	v.setStateLocked(m, s, reason)
 	v.mu.Unlock()
-	v.event(severity, code, m.id, reason)
+	v.eventAlways(severity, code, m.id, reason)
 	v.goBackground(func() { v.journalState(m) })
 	v.recount()
 }

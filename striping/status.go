@@ -147,13 +147,21 @@ func (v *Volume) judge(s *Status) {
 	for _, d := range s.Devices {
 		switch d.State {
 		case "missing":
-			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not there", d.Name, d.Path), "connect the disk and restart the volume")
+			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not there: %s", d.Name, d.Path, d.Reason),
+				fmt.Sprintf("attach it, then: ballast device online %s %s; or, if it is gone for good: ballast rebuild start %s", s.Volume, d.Name, s.Volume))
 		case "failed":
-			warn("warning", "DEVICE_FAILED", fmt.Sprintf("device %s (%s) is not used: %s", d.Name, d.Path, d.Reason), "replace the disk")
+			warn("warning", "DEVICE_FAILED", fmt.Sprintf("device %s (%s) is not used: %s", d.Name, d.Path, d.Reason),
+				fmt.Sprintf("replace the disk: ballast device replace %s %s NEW; or, if it is well again: ballast device online %s %s", s.Volume, d.Name, s.Volume, d.Name))
+		case "slow":
+			warn("warning", "DEVICE_SLOW", fmt.Sprintf("device %s (%s) sits out: %s", d.Name, d.Path, d.Reason),
+				"none needed: it is back when it is well, and its data is moved away if it stays so")
+		case "drained":
+			warn("warning", "DEVICE_DRAINED", fmt.Sprintf("device %s (%s) is empty and gets nothing new", d.Name, d.Path),
+				fmt.Sprintf("ballast device remove %s %s", s.Volume, d.Name))
 		}
 	}
 	if s.Degraded > 0 {
-		warn("warning", "REDUNDANCY_REDUCED", fmt.Sprintf("%d chunks have fewer than %d good copies", s.Degraded, s.Copies), "bring the missing devices back")
+		warn("warning", "REDUNDANCY_REDUCED", fmt.Sprintf("%d chunks have fewer than %d good copies", s.Degraded, s.Copies), v.repairHint())
 	}
 	if s.Lost > 0 {
 		warn("critical", "DATA_MISSING", fmt.Sprintf("%d chunks have no good copy", s.Lost), "bring the missing devices back")
@@ -200,7 +208,25 @@ type NumberedEvent struct {
 
 const keptEvents = 1000
 
-// event records what happened to the volume; severity as in journal.Event.
+// repairHint says what becomes of chunks with too few copies.
+func (v *Volume) repairHint() string {
+	for _, j := range v.Jobs() {
+		if j.Kind != "rebuild" || j.Ended != nil {
+			continue
+		}
+		switch {
+		case j.State == "paused":
+			return j.ID + " is paused: ballast job resume " + v.info.Name
+		case j.BlockedReason != nil:
+			return j.ID + " waits: " + *j.BlockedReason
+		}
+		return "none needed: " + j.ID + " makes them anew"
+	}
+	return "bring the missing devices back, or add one; copies are then made anew by themselves"
+}
+
+// event records what happened to the volume; severity as in journal.Event. Of what happens again and
+// again to one device, most is held back.
 func (v *Volume) event(severity uint8, code string, dev devices.ID, message string) {
 	ev := journal.Event{Time: time.Now().UTC(), Severity: severity, Code: code, Device: uint16(dev), Message: message}
 	if len(ev.Message) > 500 {
@@ -214,7 +240,17 @@ func (v *Volume) event(severity uint8, code string, dev devices.ID, message stri
 		ev.Message += fmt.Sprintf(" (and %d more like it)", held)
 	}
 	v.events.mu.Unlock()
+	v.record(ev)
+}
+
+// eventAlways is event for what must not be held back: it happens seldom, and each time counts.
+func (v *Volume) eventAlways(severity uint8, code string, dev devices.ID, message string) {
+	v.record(journal.Event{Time: time.Now().UTC(), Severity: severity, Code: code, Device: uint16(dev), Message: message[:min(len(message), 500)]})
+}
+
+func (v *Volume) record(ev journal.Event) {
 	n, ev := v.events.add(ev)
+	code, dev := ev.Code, devices.ID(ev.Device)
 	v.log.Info("event", "code", code, "device", dev.String(), "message", ev.Message)
 	v.goBackground(func() {
 		_ = v.j.Commit(v.ctx, eventBatch(n, &ev)) // best effort; why not is noted there

@@ -217,7 +217,9 @@ func (a *app) whyCommand() *cobra.Command {
 				return err
 			}
 			off := int64(-1)
-			if offset != "" {
+			if offset == "0" {
+				off = 0
+			} else if offset != "" {
 				if off, err = size.Parse(offset); err != nil {
 					return control.Refuse("E_SIZE", "--offset: %v", err).WithTry("--offset 10GiB")
 				}

@@ -46,6 +46,19 @@ func (c *core) relabel(epoch uint64) {
 	}
 }
 
+// placeCopies has the journal keep its copies on the devices that there are now, but for one that is
+// about to leave.
+func (c *core) placeCopies(leaving devices.ID) {
+	var places []journal.Place
+	for i := range c.opened {
+		o := &c.opened[i]
+		if c.devices[i] != nil && c.devices[i].Failed() == nil && devices.ID(o.Config.ID) != leaving {
+			places = append(places, volumes.JournalPlace(queuedDisk{c.devices[i]}, &o.Label, o.Config.Domain))
+		}
+	}
+	c.journal.SetPlaces(places)
+}
+
 // find returns the index of the device of that ID ("d2") or path.
 func (c *core) find(name string) (int, error) {
 	for i, o := range c.opened {
@@ -107,6 +120,7 @@ func (c *core) addDevice(ctx context.Context, s volumes.Spec, domain string, for
 	c.mu.Unlock()
 	c.watchDisk(dev, o.File)
 	c.relabel(epoch)
+	c.placeCopies(0)
 	return id, nil
 }
 
@@ -133,6 +147,7 @@ func (c *core) removeDevice(ctx context.Context, name string) error {
 	if err := c.volume.RemoveDevice(ctx, id); err != nil {
 		return err
 	}
+	c.placeCopies(id)
 	file := c.opened[i].File
 	dev := c.devices[i]
 	config := *c.config
@@ -162,7 +177,10 @@ func (c *core) offline(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.volume.Offline(ctx, devices.ID(c.opened[i].Config.ID), force); err != nil {
+	id := devices.ID(c.opened[i].Config.ID)
+	c.placeCopies(id)
+	if err := c.volume.Offline(ctx, id, force); err != nil {
+		c.placeCopies(0)
 		return err
 	}
 	c.letGo(i)
@@ -178,12 +196,7 @@ func (c *core) letGo(i int) {
 	c.opened[i].File, c.devices[i] = nil, nil
 	c.mu.Unlock()
 	if dev != nil {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			dev.Close()
-		}()
-		<-done
+		dev.Close()
 	}
 }
 
@@ -219,6 +232,7 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 			record = r
 		}
 	}
+	record.Path = o.Config.Path
 	dev := c.device(&o, &record)
 	if err := c.volume.ReturnDevice(ctx, c.member(&o, record, dev)); err != nil {
 		return errors.Join(err, dev.Close())
@@ -227,7 +241,9 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 	c.opened, c.devices = slices.Clone(c.opened), slices.Clone(c.devices)
 	c.opened[i], c.devices[i] = o, dev
 	c.mu.Unlock()
+	c.rememberPaths(c.dirs)
 	c.watchDisk(dev, o.File)
+	c.placeCopies(0)
 	return nil
 }
 
