@@ -53,11 +53,7 @@ func states(t *testing.T, env *harness.Env) map[string]string {
 // await waits for something that a daemon does by itself.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(harness.Patience); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", harness.Patience, what)
-		}
-	}
+	require.Eventually(t, ok, harness.Patience, 50*time.Millisecond, what)
 }
 
 // TestDevicesComeAndGo adds, drains, removes, replaces, takes away and returns disks of a served
