@@ -84,7 +84,7 @@ const (
 	SetAtime
 	SetMtime
 	SetCtime
-	KillPriv // clear setuid, and setgid of what a group may execute
+	KillPriv // clear setuid, and setgid of what a group may execute; directories keep both
 )
 
 // Change is what SetAttr changes. The time of the change goes to Ctime unless that is set.

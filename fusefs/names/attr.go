@@ -93,7 +93,7 @@ func (t *Tree) SetAttr(ctx context.Context, ino Ino, c Change) (Attr, error) {
 	if c.Set&SetGID != 0 {
 		rec.GID = c.GID
 	}
-	if c.Set&KillPriv != 0 {
+	if c.Set&KillPriv != 0 && rec.Mode&syscall.S_IFMT != syscall.S_IFDIR {
 		killPriv(rec)
 	}
 	if c.Set&SetAtime != 0 {
