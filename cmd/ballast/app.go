@@ -20,6 +20,7 @@ type app struct {
 	in        io.Reader
 	out, errs io.Writer
 
+	name             string // that the program was called by
 	stateDir, runDir string
 	json             bool
 
@@ -35,6 +36,9 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 partial, 10 no such volume or export, 11 
 // run carries out a command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
+	if a.isMountHelper(root, args) {
+		args = append([]string{"mount-helper", "--"}, args...)
+	}
 	root.SetArgs(args)
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -69,7 +73,7 @@ func (a *app) root() *cobra.Command {
 		Use:   "ballast",
 		Short: "One volume out of unequal disks",
 		Long: `Ballast makes one volume out of several disks of any size and speed. Data is striped or mirrored
-by what the disks are measured to do, and served as block devices over NBD.`,
+by what the disks are measured to do, and served as a file system and as block devices over NBD.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRun:  func(*cobra.Command, []string) { a.began = true },
@@ -84,7 +88,7 @@ by what the disks are measured to do, and served as block devices over NBD.`,
 		a.exportCommand(), a.deviceCommand(), a.jobCommand(), a.kindCommand("scrub", "Read every copy of everything, check it, and repair what can be"),
 		a.kindCommand("rebuild", "Make copies anew that are missing or behind"), a.kindCommand("rebalance", "Even out what the devices hold"),
 		a.mapCommand(), a.whyCommand(), a.iostatCommand(), a.eventsCommand(), a.checkCommand(), a.inspectCommand(), a.importCommand(), a.journalCommand(), a.salvageCommand(),
-		a.attachCommand(), a.detachCommand(), a.versionCommand(), a.manCommand(), a.preflightCommand())
+		a.attachCommand(), a.detachCommand(), a.mountCommand(), a.mountHelperCommand(), a.versionCommand(), a.manCommand(), a.preflightCommand())
 	root.SetHelpCommand(a.helpCommand(root))
 	return root
 }

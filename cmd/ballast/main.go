@@ -16,6 +16,6 @@ func main() {
 	context.AfterFunc(ctx, restore)
 	// A reader that went away (ballast status | head) shows as an error of the write instead.
 	signal.Ignore(syscall.SIGPIPE)
-	a := &app{in: os.Stdin, out: os.Stdout, errs: os.Stderr}
+	a := &app{name: os.Args[0], in: os.Stdin, out: os.Stdout, errs: os.Stderr}
 	os.Exit(a.run(ctx, os.Args[1:]))
 }

@@ -20,14 +20,14 @@ import (
 )
 
 func (a *app) serveCommand() *cobra.Command {
-	var addresses, users []string
+	var addresses, users, mountOptions []string
 	var dirty, cache string
 	var watch bool
 	o := daemon.Options{}
 	c := &cobra.Command{
 		Use:   "serve VOLUME",
 		Short: "Serve a volume until SIGTERM, SIGINT or ballast stop",
-		Long: `Serves the exports of a volume over NBD, in the foreground. Without --nbd that is on a unix socket in
+		Long: `Serves the exports of a volume over NBD and, with --mount, its files as a file system, in the foreground. Without --nbd that is on a unix socket in
 the run directory. Sockets of a service manager (LISTEN_FDS) are served too, and readiness is told to
 it (NOTIFY_SOCKET).`,
 		Args: cobra.ExactArgs(1),
@@ -44,6 +44,9 @@ it (NOTIFY_SOCKET).`,
 				o.NBD = append(o.NBD, address)
 			}
 			if o.Users, err = userIDs(users); err != nil {
+				return err
+			}
+			if err := o.MountOptions.ParseOptions(strings.Join(mountOptions, ","), false); err != nil {
 				return err
 			}
 			if o.DirtyLimit, err = optionalSize("--dirty-limit", dirty); err != nil {
@@ -65,6 +68,9 @@ it (NOTIFY_SOCKET).`,
 	f := c.Flags()
 	f.StringArrayVar(&addresses, "nbd", nil, "serve on unix:PATH or tcp:HOST:PORT (loopback); may be repeated")
 	f.StringArrayVar(&users, "nbd-user", nil, "a user, by name or number, who may use unix sockets of --nbd besides root and yours; may be repeated")
+	f.StringVar(&o.Mount, "mount", "", "mount the volume's files on this directory")
+	f.StringArrayVarP(&mountOptions, "options", "o", nil, "options of the mount, as of ballast mount; may be repeated")
+	f.BoolVar(&o.UntilUnmounted, "until-unmounted", false, "end when the volume is mounted no longer")
 	f.StringVar(&o.HTTP, "http", "", "serve /metrics, /healthz and /readyz on HOST:PORT")
 	f.StringVar(&o.Stdio, "stdio", "", "serve this export to one client on standard input and output, then end")
 	f.StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
@@ -123,6 +129,11 @@ func (a *app) serving(ctx context.Context, client *control.Client, talk, watch b
 		return
 	}
 	fmt.Fprintf(a.out, "serving volume %s\n\n", e.Volume)
+	if s, err := client.Status(ctx); err == nil {
+		for _, m := range s.Daemon.Mounts {
+			fmt.Fprintf(a.out, "  mounted on %s\n\n", show.Clean(m.Dir))
+		}
+	}
 	show.Exports(a.out, e)
 	a.hints(e)
 	if watch {

@@ -29,6 +29,7 @@ const (
 	PathJobs    = "/v1/jobs"
 	PathMap     = "/v1/map"
 	PathWhy     = "/v1/why"
+	PathMounts  = "/v1/mounts"
 )
 
 // MaxRequest is the most a request's body may hold, in bytes.
@@ -52,6 +53,23 @@ type Daemon struct {
 	Clients   int       `json:"nbd_connections"`
 	ReadBytes int64     `json:"nbd_read_bytes_total"`
 	Written   int64     `json:"nbd_written_bytes_total"`
+	Mounts    []Mount   `json:"mounts"`
+}
+
+// Mount is where the volume is mounted as a file system.
+type Mount struct {
+	Dir       string    `json:"dir"`
+	Since     time.Time `json:"since"`
+	ReadOnly  bool      `json:"read_only"`
+	OpenFiles int       `json:"open_files"`
+	ReadBytes uint64    `json:"read_bytes_total"`
+	Written   uint64    `json:"written_bytes_total"`
+}
+
+// MountRequest is the body of POST on PathMounts.
+type MountRequest struct {
+	Dir     string `json:"dir"`               // an absolute path
+	Options string `json:"options,omitempty"` // as after -o
 }
 
 // Job is background work.

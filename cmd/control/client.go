@@ -99,6 +99,11 @@ func (c *Client) Why(ctx context.Context, export string, off int64) (*Why, error
 	return &w, c.call(ctx, http.MethodGet, PathWhy+"?"+query.Encode(), nil, &w)
 }
 
+// Mount has the daemon mount the volume on dir, an absolute path, with options as after -o.
+func (c *Client) Mount(ctx context.Context, dir, options string) error {
+	return c.call(ctx, http.MethodPost, PathMounts, &MountRequest{Dir: dir, Options: options}, &Done{})
+}
+
 // Stop asks the daemon to end and returns when it no longer listens.
 func (c *Client) Stop(ctx context.Context) error {
 	if err := c.call(ctx, http.MethodPost, PathStop, nil, &Done{}); err != nil {

@@ -133,5 +133,7 @@ var Codes = map[string]Code{
 	"E_STATE":            {ExitFailed, "The volume's state directory cannot be used or does not hold what it should."},
 	"E_JOURNAL":          {ExitFailed, "The volume's journal cannot be used: it is damaged, older than the disks say, or not this volume's."},
 	"E_JOURNAL_FORKED":   {ExitFailed, "Devices of the volume, or its journal and its devices, were served apart from each other. Both sides may hold what was acknowledged, so neither is chosen."},
+	"E_MOUNT":            {ExitFailed, "The volume cannot be mounted on this directory."},
+	"E_MOUNT_BUSY":       {ExitBusy, "The volume is mounted already, or something else is mounted there."},
 	"E_KERNEL":           {ExitFailed, "The running kernel cannot do it."},
 }

@@ -24,6 +24,7 @@ type api struct {
 	self    func() control.Daemon // this process, as status shows it
 	nbd     []Address
 	clients func() nbd.Stats // nil: none
+	mounter *mounter         // nil: none
 	ctx     context.Context  // ends when the daemon begins to end
 	changes gate
 	stop    func()
@@ -42,6 +43,7 @@ func (a *api) handler() http.Handler {
 	mux.HandleFunc("POST "+control.PathExports, a.createExport)
 	mux.HandleFunc("PATCH "+control.PathExports, a.resizeExport)
 	mux.HandleFunc("DELETE "+control.PathExports, a.removeExport)
+	mux.HandleFunc("POST "+control.PathMounts, a.mount)
 	mux.HandleFunc("GET "+control.PathEvents, a.events)
 	mux.HandleFunc("POST "+control.PathDevices, a.changeDevices)
 	mux.HandleFunc("GET "+control.PathJobs, a.jobs)
@@ -61,7 +63,7 @@ func (a *api) handler() http.Handler {
 
 func (a *api) public() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metricsHandler(a.cache, a.clients))
+	mux.Handle("GET /metrics", metricsHandler(a.cache, a.clients, a.mounter.mounts))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", a.ready)
 	return mux
@@ -172,10 +174,8 @@ func (a *api) sameVolume(q *control.ExportRequest) error {
 
 func (a *api) change(w http.ResponseWriter, r *http.Request, do func(context.Context, *control.ExportRequest) (string, error)) {
 	q := &control.ExportRequest{}
-	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, control.MaxRequest))
-	body.DisallowUnknownFields()
-	if err := body.Decode(q); err != nil {
-		refuse(w, control.Refuse("E_USAGE", "request: %v", err))
+	if err := decode(w, r, q); err != nil {
+		refuse(w, err)
 		return
 	}
 	if !a.changes.enter() {
@@ -192,6 +192,16 @@ func (a *api) change(w http.ResponseWriter, r *http.Request, do func(context.Con
 		return
 	}
 	answer(w, &control.Done{Schema: control.SchemaDone, Volume: a.engine.Status().Volume, Done: text})
+}
+
+// decode reads a request's body.
+func decode(w http.ResponseWriter, r *http.Request, q any) error {
+	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, control.MaxRequest))
+	body.DisallowUnknownFields()
+	if err := body.Decode(q); err != nil {
+		return control.Refuse("E_USAGE", "request: %v", err)
+	}
+	return nil
 }
 
 // exportError makes a refusal of an error of the volume.

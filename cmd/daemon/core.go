@@ -12,6 +12,7 @@ import (
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
 	"ballast/devices"
+	"ballast/fusefs/names"
 	"ballast/journal"
 	"ballast/striping"
 )
@@ -22,6 +23,7 @@ type core struct {
 	dirs    volumes.Dirs
 	journal *journal.Store
 	volume  *striping.Volume
+	tree    *names.Tree // the volume's files
 
 	changing sync.Mutex // over one change of the devices at a time
 
@@ -70,6 +72,12 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 		DirtyLimit: o.DirtyLimit, FlushInterval: o.FlushInterval, CacheBytes: o.CacheBytes, Degraded: o.Degraded})
 	if err != nil {
 		return c, control.Refuse("E_STATE", "volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume)
+	}
+	c.tree, err = names.Open(ctx, names.Options{Volume: c.volume, Journal: c.journal, Logger: o.Logger, FlushInterval: o.FlushInterval})
+	if err != nil {
+		err = errors.Join(control.Refuse("E_STATE", "the files of volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume),
+			c.volume.Close(context.WithoutCancel(ctx)))
+		return c, err
 	}
 	c.watchDisks()
 	c.rememberPaths(o.Dirs)
@@ -245,7 +253,7 @@ func (c *core) rememberPaths(dirs volumes.Dirs) {
 // close flushes and closes everything. An error tells that something acknowledged may not be
 // durable.
 func (c *core) close(ctx context.Context) error {
-	err := c.volume.Close(ctx)
+	err := errors.Join(c.tree.Close(ctx), c.volume.Close(ctx))
 	if err != nil {
 		err = fmt.Errorf("closing volume %s: %w", c.config.Name, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ballast/cmd/control"
+	"ballast/cmd/mounting"
 	"ballast/cmd/volumes"
 	"ballast/nbd"
 
@@ -35,6 +36,12 @@ type Options struct {
 	// Stdio is an export to serve to one client on Stdin and Stdout; Run returns when it is gone.
 	Stdio         string
 	Stdin, Stdout *os.File
+
+	// Mount is a directory to mount the volume on; "": none.
+	Mount        string
+	MountOptions mounting.Options
+	// UntilUnmounted ends the daemon when the volume is mounted no longer.
+	UntilUnmounted bool
 
 	Look          []string      // more paths to look for devices at
 	Degraded      bool          // serve a volume of one copy with devices missing
@@ -63,6 +70,7 @@ type server struct {
 	core    *core
 	exports *exportSet
 	nbd     *nbd.Server
+	mounter *mounter
 	api     *api
 	control *http.Server
 	public  *http.Server
@@ -94,7 +102,17 @@ func Run(ctx context.Context, o Options) error {
 		closeAll(listeners.all())
 		return errors.Join(err, s.core.close(context.WithoutCancel(ctx)))
 	}
+	if err := s.mount(); err != nil {
+		closeAll(listeners.all())
+		return errors.Join(err, s.core.close(context.WithoutCancel(ctx)))
+	}
 	s.serve(ctx, cancel, listeners, addresses)
+	if o.UntilUnmounted {
+		s.wg.Go(func() {
+			defer cancel()
+			s.mounter.wait(ctx)
+		})
+	}
 	s.notify(daemon.SdNotifyReady)
 	s.o.Logger.Info("serving", "volume", o.Volume, "pid", os.Getpid(), "version", control.Version)
 	if o.Ready != nil {
@@ -228,7 +246,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly || s.core.config.ReadOnly, rotates: s.core.rotates}
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
 	s.api = &api{engine: engine, cache: cache, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
-		clients: s.nbd.Stats, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}
+		clients: s.nbd.Stats, mounter: s.mounter, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}
 	if l.http != nil {
 		s.o.HTTP = l.http.Addr().String() // port 0 has become one
 	}
@@ -273,6 +291,7 @@ func (s *server) self(addresses []Address) control.Daemon {
 	for _, a := range addresses {
 		d.NBD = append(d.NBD, a.String())
 	}
+	d.Mounts = s.mounter.mounts()
 	stats := s.nbd.Stats()
 	d.Clients = len(stats.Clients)
 	for _, e := range stats.Exports {
@@ -313,6 +332,10 @@ func (s *server) serveStdio(ctx context.Context) {
 func (s *server) end() error {
 	s.notify(daemon.SdNotifyStopping)
 	var errs []error
+	unmount, cancelUnmount := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancelUnmount()
+	unmounted := s.mounter.end(unmount)
+	errs = append(errs, unmounted)
 	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := s.nbd.Shutdown(drain); err != nil {
@@ -325,7 +348,9 @@ func (s *server) end() error {
 	s.api.changes.close()
 	flush, cancelFlush := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancelFlush()
-	errs = append(errs, s.core.close(flush))
+	if unmounted == nil {
+		errs = append(errs, s.core.close(flush))
+	} // else requests may still use it, and the end is a crash
 	if err := s.failed.Load(); err != nil {
 		errs = append(errs, *err)
 	}

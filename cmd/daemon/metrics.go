@@ -15,9 +15,9 @@ import (
 )
 
 // metricsHandler serves the cached status in Prometheus' format.
-func metricsHandler(cache *statusCache, clients func() nbd.Stats) http.Handler {
+func metricsHandler(cache *statusCache, clients func() nbd.Stats, mounts func() []control.Mount) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(&collector{cache, clients}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(&collector{cache, clients, mounts}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
@@ -26,6 +26,7 @@ func metricsHandler(cache *statusCache, clients func() nbd.Stats) http.Handler {
 type collector struct {
 	cache   *statusCache
 	clients func() nbd.Stats
+	mounts  func() []control.Mount
 }
 
 // Describe implements prometheus.Collector.
@@ -65,6 +66,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if c.clients != nil {
 		m.nbd(c.clients())
+	}
+	for _, x := range c.mounts() {
+		m.gauge("ballast_fuse_mounted", "1 while the volume is mounted.", 1, "dir", x.Dir)
+		m.gauge("ballast_fuse_open_files", "Files that programs have open.", float64(x.OpenFiles), "dir", x.Dir)
+		m.counter("ballast_fuse_read_bytes_total", "Bytes read from files; what the kernel has cached is not asked for.", float64(x.ReadBytes), "dir", x.Dir)
+		m.counter("ballast_fuse_written_bytes_total", "Bytes written to files.", float64(x.Written), "dir", x.Dir)
 	}
 }
 

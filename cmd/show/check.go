@@ -28,6 +28,9 @@ func CheckReport(w io.Writer, r *verify.Report) {
 	if r.Stale > 0 {
 		fmt.Fprintf(w, "  stale:   %s, which rebuilding replaces\n", count(r.Stale, "copy", "copies"))
 	}
+	if r.Unnamed > 0 {
+		fmt.Fprintf(w, "  unnamed: %s of files that a crash came before, which serving gives back\n", count(r.Unnamed, "chunk", "chunks"))
+	}
 	if r.FaultCount == 0 {
 		return
 	}

@@ -77,8 +77,9 @@ func healthy() *control.Status {
 				{Device: "d1", State: "good", Seq: 81234, UsedBytes: 1 << 30, SizeBytes: 8 << 30}, {Device: "d2", State: "good", Seq: 81233, UsedBytes: 1 << 30, SizeBytes: 16 << 30},
 				{Device: "d3", State: "making", Seq: 0, UsedBytes: 1 << 20, SizeBytes: 16 << 30}}},
 		},
-		Daemon: control.Daemon{PID: 4711, Version: "v1.0", Started: day, NBD: []string{"unix:/run/ballast/vault-nbd.sock", "tcp:127.0.0.1:10809"}, HTTP: "127.0.0.1:7710", Clients: 4},
-		Jobs:   []control.Job{},
+		Daemon: control.Daemon{PID: 4711, Version: "v1.0", Started: day, NBD: []string{"unix:/run/ballast/vault-nbd.sock", "tcp:127.0.0.1:10809"}, HTTP: "127.0.0.1:7710", Clients: 4,
+			Mounts: []control.Mount{{Dir: "/backup", Since: day, OpenFiles: 3, ReadBytes: 1 << 30, Written: 5 << 40}}},
+		Jobs: []control.Job{},
 	}
 }
 

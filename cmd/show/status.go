@@ -31,6 +31,13 @@ func Status(w io.Writer, s *control.Status) {
 		}
 		fmt.Fprintf(w, "nbd:     %s\n", address)
 	}
+	for _, m := range s.Daemon.Mounts {
+		what := count(int64(m.OpenFiles), "open file", "open files")
+		if m.ReadOnly {
+			what += ", read-only"
+		}
+		fmt.Fprintf(w, "mount:   %s  (%s)\n", Clean(m.Dir), what)
+	}
 	if s.Daemon.HTTP != "" {
 		fmt.Fprintf(w, "http:    http://%s/metrics\n", s.Daemon.HTTP)
 	}

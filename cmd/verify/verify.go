@@ -33,6 +33,7 @@ type Report struct {
 	Chunks     int64         `json:"chunks"`
 	Blocks     int64         `json:"blocks"` // read and compared, each copy counted
 	Bytes      int64         `json:"bytes"`
+	Unnamed    int64         `json:"unnamed_chunks"` // of files that a crash came before; given back when the volume is served
 	Stale      int64         `json:"stale_copies"`
 	Unreadable int64         `json:"missing_copies"` // on devices that are missing
 	Missing    []string      `json:"missing_devices"`
@@ -221,6 +222,7 @@ const readers = 4
 func (r *run) chunks(ctx context.Context, j journal.Journal) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
+	last, named := ^uint64(0), false // object of the chunk before; they come in order
 	err := j.Scan(journal.SpaceChunk, func(k journal.Key, value []byte) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -230,6 +232,15 @@ func (r *run) chunks(ctx context.Context, j journal.Journal) error {
 			return err
 		}
 		r.report.Chunks++
+		if _, object, _ := k.Parts(); object != last {
+			last = object
+			if named, err = r.isNamed(j, object); err != nil {
+				return err
+			}
+		}
+		if !named {
+			r.report.Unnamed++
+		}
 		group.Go(func() error {
 			r.chunk(k, &c)
 			return nil
@@ -239,18 +250,27 @@ func (r *run) chunks(ctx context.Context, j journal.Journal) error {
 	return errors.Join(err, group.Wait())
 }
 
+// isNamed tells whether an object is an export or a file.
+func (r *run) isNamed(j journal.Journal, object uint64) (bool, error) {
+	if _, export := r.objects[object]; export {
+		return true, nil
+	}
+	_, err := j.Get(journal.InodeKey(object))
+	if errors.Is(err, journal.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (r *run) chunk(k journal.Key, c *journal.Chunk) {
 	_, object, index := k.Parts()
-	name, known := r.objects[object]
+	name := r.objects[object]
 	if name == "" {
 		name = fmt.Sprint(object)
 	}
 	number := int64(index)
 	here := func(copy journal.Copy, off int64, format string, args ...any) {
 		r.fault(Fault{Device: devices.ID(copy.Device).String(), Object: name, Chunk: &number, Off: &off, What: fmt.Sprintf(format, args...)})
-	}
-	if !known {
-		r.fault(Fault{Object: name, Chunk: &number, What: "belongs to no export"})
 	}
 	for _, copy := range c.Copies {
 		o := r.opened[copy.Device]
