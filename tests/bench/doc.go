@@ -13,4 +13,8 @@
 // # Equal disks in memory
 //
 // One disk in memory, served by Ballast, qemu-nbd and nbdkit in turn, several rounds, medians.
+// # Files
+//
+// One disk in memory, mounted: the volume, ext4 on such a disk, mergerfs over a directory in memory, and
+// a bare go-fuse file system in RAM, which is the ceiling for any that has to see the bytes.
 package bench
