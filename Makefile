@@ -20,12 +20,12 @@ build: ## the static binary bin/ballast
 
 DEMO = BALLAST_STATE_DIR=.ballast/state BALLAST_RUN_DIR=.ballast/run bin/ballast
 
-run: build ## a demo volume on three sparse files in .ballast/, served until Ctrl-C
-	@mkdir -p .ballast
+run: build ## a demo volume on three sparse files in .ballast/, mounted and served until Ctrl-C
+	@mkdir -p .ballast/mnt
 	@[ -d .ballast/state/demo ] || \
 	  { $(DEMO) create demo .ballast/disk1.img:1GiB .ballast/disk2.img:2GiB .ballast/disk3.img:3GiB && \
 	    $(DEMO) export create demo/disk 4GiB; }
-	@$(DEMO) serve demo --watch
+	@$(DEMO) serve demo --watch $$([ ! -w /dev/fuse ] || echo --mount .ballast/mnt)
 
 test: ## install what the tests need (as root), run all of them, end with their count
 	@tests/run.sh test
