@@ -40,7 +40,8 @@ type Request struct {
 	Bufs    [][]byte      // each a multiple of BlockSize, in length and address
 	Timeout time.Duration // from dispatch; 0 means the device's default
 	// Done is called exactly once, from a goroutine of the device or from Submit itself, with
-	// no lock held: with the result, or with ErrTimeout when the deadline passed first.
+	// no lock held: with the result, or with ErrTimeout when the deadline passed first. Without
+	// an error it must not wait for other requests of the device: they may be waiting for it.
 	Done func(r *Request, err error)
 	// Returned, if set, is called exactly once, after Done, when the disk holds the request no
 	// longer: right after Done, or much later when a timed-out operation comes back. Until then the
@@ -134,7 +135,8 @@ func (o Options) withDefaults() Options {
 // operations, or less than TargetLatency of predicted work, are in it (a spinning disk: at most
 // 16 operations), and never more than MaxWorkers. Reads go before waiting writes; writes that
 // wait get at least a fifth of the device's time. Background requests start when nothing of the
-// foreground is queued or in the disk, one at a time, and otherwise as BackgroundFloor says.
+// foreground is queued or in the disk, one at a time, and otherwise as BackgroundFloor says. Small
+// writes to a disk that answers sooner than a goroutine is woken (memory) go one after the other.
 //
 // A Sync covers every write that completed before it was submitted. It runs beside other
 // operations; at most one is in the disk, and those that wait share the next (queue rules in
@@ -169,9 +171,11 @@ type Device struct {
 	closed  bool
 	drained chan struct{} // closed when closed and inDisk is 0
 
-	reads, writes, background requestList // queued; writes holds discards as well
-	inDisk                    int         // operations in the disk, of every kind
-	flight                    requestList // in the disk, but for syncs, in order of dispatch
+	reads, writes, background requestList   // queued; writes holds discards as well
+	inDisk                    int           // operations in the disk, of every kind
+	returning                 int           // workers that are calling back and then look for work
+	pace                      time.Duration // that of small writes in the disk, averaged
+	flight                    requestList   // in the disk, but for syncs, in order of dispatch
 	flightOps                 [patterns]int
 	flightBytes               [patterns]int64
 	flightBackground          int
@@ -234,6 +238,31 @@ func (d *Device) Submit(r *Request) {
 	d.mu.Unlock()
 }
 
+// SubmitAll queues reads or writes in this order, as Submit does one by one, but in one go.
+func (d *Device) SubmitAll(list []Request) {
+	now := d.now()
+	d.mu.Lock()
+	err := d.refusalLocked()
+	for i := range list {
+		r := &list[i]
+		d.enrol(r, r.Size(), now)
+		if err != nil {
+			r.state, r.answered = requestReturned, true
+			continue
+		}
+		d.enqueueLocked(r, now)
+		d.watchLocked(r, now)
+	}
+	d.dispatchLocked(now)
+	d.mu.Unlock()
+	if err != nil {
+		for i := range list {
+			d.answer(&list[i], d.wrap(&list[i], err))
+			d.returned(&list[i])
+		}
+	}
+}
+
 // enrol prepares r for one trip through the device.
 func (d *Device) enrol(r *Request, size int64, now time.Duration) {
 	r.size = size
@@ -279,7 +308,7 @@ func (d *Device) Do(r *Request) error {
 			d.watchLocked(r, now)
 			d.mu.Unlock()
 			err := d.carryOut(r)
-			return d.complete(r, err)
+			return d.complete(r, err, 0)
 		}
 		d.mu.Unlock()
 	}

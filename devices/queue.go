@@ -177,7 +177,7 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	if d.failed != nil || d.closed {
 		return nil
 	}
-	waiting := d.reads.n + d.writes.n
+	waiting := d.reads.n + d.writes.n // those that returning workers do not take
 	if b := d.background.head; b != nil && d.flightBackground == 0 && d.inDisk < d.opts.MaxWorkers {
 		if (waiting == 0 && d.flight.n == 0) || now >= d.floorAt {
 			d.takeBackgroundLocked(b)
@@ -227,9 +227,14 @@ func (d *Device) startLocked(r *Request, now time.Duration) {
 	}
 }
 
-// dispatchLocked starts what may start.
+// dispatchLocked starts what may start, but for what workers take that are about to come back: no
+// goroutine has to be woken for that. Nor is one for a disk that answers sooner than it would run.
 func (d *Device) dispatchLocked(now time.Duration) {
 	for {
+		waiting := d.reads.n + d.writes.n
+		if d.background.n == 0 && (waiting <= d.returning || d.quickLocked(now)) {
+			return
+		}
 		r := d.pickLocked(now)
 		if r == nil {
 			return
@@ -251,9 +256,15 @@ func (d *Device) work(r *Request) {
 	defer d.routines.Done()
 	w := &worker{next: make(chan *Request, 1)}
 	for {
-		_ = d.complete(r, d.carryOut(r)) // told to r.Done
+		err := d.carryOut(r)
+		returning := 0
+		if err == nil { // who is told of an error may take his time
+			returning = 1
+		}
+		_ = d.complete(r, err, returning) // told to r.Done
 		now := d.now()
 		d.mu.Lock()
+		d.returning -= returning
 		if r = d.pickLocked(now); r != nil {
 			d.startLocked(r, now)
 			d.mu.Unlock()
@@ -273,7 +284,8 @@ func (d *Device) work(r *Request) {
 }
 
 // complete takes r back from the disk: it measures, starts what may start now, and calls back.
-func (d *Device) complete(r *Request, err error) error {
+// returning is 1 for a worker that then looks for another request.
+func (d *Device) complete(r *Request, err error, returning int) error {
 	now := d.now()
 	latency := now - r.dispatched
 	err = d.wrap(r, err)
@@ -281,6 +293,7 @@ func (d *Device) complete(r *Request, err error) error {
 	d.mu.Lock()
 	d.flight.remove(r)
 	d.inDisk--
+	d.returning += returning
 	d.lastProgress = now
 	if r.Class == Background {
 		d.flightBackground--
@@ -291,6 +304,7 @@ func (d *Device) complete(r *Request, err error) error {
 		if r.Kind == Write && err == nil {
 			d.syncs.written++
 		}
+		d.notePace(r, latency)
 		d.model.complete(now, r.dispatched, r.pattern, r.size, r.probe, err == nil)
 		d.uncountLocked(r, now)
 	}
@@ -315,6 +329,36 @@ func (d *Device) complete(r *Request, err error) error {
 	}
 	d.left()
 	return err
+}
+
+// quickLocked tells whether the writes that wait should be left to the worker that is at it: the
+// disk answers small writes sooner than a goroutine is woken, so it is memory, and two at a time
+// would only wait for each other. An operation that takes long all the same holds up no others.
+func (d *Device) quickLocked(now time.Duration) bool {
+	if d.reads.n > 0 || d.pace == 0 || d.pace >= quickPace {
+		return false
+	}
+	if r := d.flight.head; r != nil {
+		return now-r.dispatched < quickStuck
+	}
+	return d.returning > 0
+}
+
+const (
+	quickPace  = 20 * time.Microsecond
+	quickStuck = time.Millisecond
+	quickSize  = 16 << 10 // bytes; of larger ones the time is that of their bytes
+)
+
+// notePace follows how long small writes are in the disk.
+func (d *Device) notePace(r *Request, latency time.Duration) {
+	if r.Kind != Write || r.size > quickSize {
+		return
+	}
+	if d.pace == 0 {
+		d.pace = 4 * quickPace
+	}
+	d.pace += (min(latency, 4*quickPace) - d.pace) / 16
 }
 
 // oldestLocked finds the operation that is longest in the disk, among those the model knows.

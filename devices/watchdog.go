@@ -71,6 +71,7 @@ func (d *Device) expire(all bool) time.Duration {
 		}
 	}
 	d.mu.Lock()
+	d.dispatchLocked(now) // what waited for an operation that hangs
 	inDisk := func(l *requestList) {
 		for r := l.head; r != nil; r = r.next {
 			switch deadline := r.dispatched + r.timeout; {
