@@ -10,11 +10,14 @@ import (
 // budget bounds the bytes that are buffered and not yet on devices. Those who want more wait in
 // turn; when what is buffered cannot be written out (no space, no device) and fills the budget,
 // they get that error instead of waiting for ever.
+//
+// Of what is used, the part that is on its way to devices (sent) is told from the part that still
+// gathers neighbours: the longer that waits, the fewer and larger are the operations it makes.
 type budget struct {
-	limit int64
-
 	mu     sync.Mutex
+	limit  int64
 	used   int64
+	sent   int64
 	stuck  int64 // part of used whose write-out failed
 	err    error // of the newest failed write-out
 	queue  []*budgetWaiter
@@ -78,12 +81,31 @@ func (b *budget) take(ctx context.Context, size int64) error {
 }
 
 // give returns size bytes.
-func (b *budget) give(size int64) {
+func (b *budget) give(size int64) { b.giveSent(size, 0) }
+
+// giveSent returns size bytes, of which sent were on their way to devices.
+func (b *budget) giveSent(size, sent int64) {
 	if size == 0 {
 		return
 	}
 	b.mu.Lock()
 	b.used -= size
+	b.sent -= sent
+	b.wakeLocked()
+	b.mu.Unlock()
+}
+
+// send notes that size bytes more (or fewer, when negative) are on their way to devices.
+func (b *budget) send(size int64) {
+	b.mu.Lock()
+	b.sent += size
+	b.mu.Unlock()
+}
+
+// setLimit changes the bound; what is over it stays until it was written out.
+func (b *budget) setLimit(limit int64) {
+	b.mu.Lock()
+	b.limit = limit
 	b.wakeLocked()
 	b.mu.Unlock()
 }
@@ -130,8 +152,10 @@ func (b *budget) wakeLocked() {
 	}
 }
 
+// load tells what is used, and whether the oldest of what gathers neighbours should go: when that
+// takes half of the budget, or when somebody waits and less than a quarter is on its way.
 func (b *budget) load() (used int64, pressed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.used, len(b.queue) > 0 || b.used > b.limit/4
+	return b.used, b.used-b.sent > b.limit/2 || len(b.queue) > 0 && b.sent < b.limit/4
 }

@@ -16,12 +16,68 @@ const blockSize = devices.BlockSize
 type Buffer struct {
 	mem  []byte   // whole pool size
 	sums []uint64 // rawSum of each block, where it was taken
+	one  [1]uint64
 	size int
 	refs atomic.Int32
 }
 
 // bufferPools holds free buffers by power of two from one block to 64 MiB.
 var bufferPools [15]sync.Pool
+
+// blockFree holds free buffers of one block, last in first out. They are cut from slabs: there may
+// be hundreds of thousands, and one by one each would cost the garbage collector and the kernel
+// more than what is done with it.
+var blockFree struct {
+	mu   sync.Mutex
+	list []*Buffer
+	low  int // least length since the last trim
+}
+
+const slabBlocks = 64
+
+func takeBlock() *Buffer {
+	f := &blockFree
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.list) == 0 {
+		mem := devices.AlignedBytes(slabBlocks * blockSize)
+		slab := make([]Buffer, slabBlocks)
+		for i := range slab {
+			b := &slab[i]
+			b.mem = mem[i*blockSize : (i+1)*blockSize : (i+1)*blockSize]
+			b.sums = b.one[:]
+			f.list = append(f.list, b)
+		}
+	}
+	n := len(f.list) - 1
+	b := f.list[n]
+	f.list[n] = nil
+	f.list = f.list[:n]
+	f.low = min(f.low, n)
+	return b
+}
+
+// trimBlocks gives half of the blocks that were not needed since the last call to the garbage
+// collector.
+func trimBlocks() {
+	f := &blockFree
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if drop := f.low / 2; drop > 0 { // those at the bottom were not needed for longest
+		n := copy(f.list, f.list[drop:])
+		clear(f.list[n:])
+		f.list = f.list[:n]
+	}
+	f.low = len(f.list)
+}
+
+// giveBlocks takes back buffers of one block that nobody holds.
+func giveBlocks(list ...*Buffer) {
+	f := &blockFree
+	f.mu.Lock()
+	f.list = append(f.list, list...)
+	f.mu.Unlock()
+}
 
 // largeFree holds free buffers of 64 KiB and more, last in first out, so that the processor's
 // cache may still know them. The garbage collector empties pools at each of its rounds, and rounds
@@ -39,6 +95,9 @@ const (
 )
 
 func takeFree(class int) *Buffer {
+	if class == 0 {
+		return takeBlock()
+	}
 	if class < largeClass {
 		b, _ := bufferPools[class].Get().(*Buffer)
 		return b
@@ -60,6 +119,7 @@ func takeFree(class int) *Buffer {
 // trimFree gives half of the large buffers that were not needed since the last call to the
 // garbage collector.
 func trimFree() {
+	trimBlocks()
 	f := &largeFree
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,6 +137,10 @@ func trimFree() {
 }
 
 func giveFree(class int, b *Buffer) {
+	if class == 0 {
+		giveBlocks(b)
+		return
+	}
 	if class < largeClass {
 		bufferPools[class].Put(b)
 		return
@@ -141,13 +205,35 @@ func (b *Buffer) Retain() *Buffer {
 
 // Release gives up one reference.
 func (b *Buffer) Release() {
-	switch n := b.refs.Add(-1); {
-	case n == 0:
-		if i := poolIndex(len(b.mem)); i < len(bufferPools) {
-			giveFree(i, b)
-		}
-	case n < 0:
+	if !b.drop() {
+		return
+	}
+	if i := poolIndex(len(b.mem)); i < len(bufferPools) {
+		giveFree(i, b)
+	}
+}
+
+// drop is Release without giving the memory back: true when the last reference is gone.
+func (b *Buffer) drop() bool {
+	n := b.refs.Add(-1)
+	if n < 0 {
 		panic("striping: buffer released twice")
+	}
+	return n == 0
+}
+
+// releaseAll releases each of list, which it uses up.
+func releaseAll(list []*Buffer) {
+	blocks := list[:0]
+	for _, b := range list {
+		if len(b.mem) != blockSize {
+			b.Release()
+		} else if b.drop() {
+			blocks = append(blocks, b)
+		}
+	}
+	if len(blocks) > 0 {
+		giveBlocks(blocks...)
 	}
 }
 

@@ -36,7 +36,8 @@
 // # How a write becomes durable
 //
 // A write goes into the chunk's dirty overlay in RAM and returns (at most DirtyLimit bytes are so
-// buffered). The write-back seals the overlay and takes one of three ways:
+// buffered; a block that is there already is overwritten there). Whole chunks go on at once, others
+// when they are 2 s old or all of them fill half of what may be buffered. The write-back seals the overlay and takes one of three ways:
 //
 //	new placement   the chunk has no slot, or all its blocks are replaced: the data goes to new
 //	                slots, the old ones are given back after the next commit. Needs no intent.
@@ -104,8 +105,9 @@
 //
 // A cached chunk of 1 MiB takes about 1.5 KiB, sums included; CacheBytes (64 MiB) bounds them, give or
 // take 64 bytes for each, and what is not cached costs one journal read. The allocators take 2 bytes
-// and 1/4 bit per region. Buffered writes are bounded by DirtyLimit, chunks that wait for their commit
-// by FlushInterval and flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of
-// an export. So a daemon whose caches are full takes 2 bytes more for each chunk that is placed:
-// 166 MiB of its own with 100,000 chunks that are read at random, 167 with a million.
+// and 1/4 bit per region. Buffered writes are bounded by DirtyLimit (by default what the devices write
+// in a second, from 64 MiB to 2.5 % of the RAM), chunks that wait for their commit by FlushInterval
+// and flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of an export. So a
+// daemon whose caches are full takes 2 bytes more for each chunk that is placed: 166 MiB of its own
+// with 100,000 chunks that are read at random, 167 with a million.
 package striping

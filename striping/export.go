@@ -104,6 +104,38 @@ func (e *Export) WriteBuffer(ctx context.Context, b *Buffer, off int64, fua bool
 	return e.after(ctx, err, off, size, fua)
 }
 
+// TryWriteBuffer is WriteBuffer without fua when that can be done at once. When done is false
+// nothing was taken over.
+func (e *Export) TryWriteBuffer(b *Buffer, off int64) (done bool, err error) {
+	size := int64(b.size)
+	if size == 0 || off%blockSize != 0 || size%blockSize != 0 {
+		return false, nil
+	}
+	if err := e.begin(off, size, true); err != nil {
+		b.Release()
+		return true, err
+	}
+	defer e.o.end()
+	if !e.v.dirty.try(size) {
+		return false, nil
+	}
+	for at := int64(0); at < size; {
+		n, err := e.v.putPart(e.o, b, at, off+at)
+		at += n
+		if err != nil {
+			e.v.dirty.give(size - at)
+			if errors.Is(err, ErrNoSpace) {
+				return false, nil // a trim may be waiting for its commit
+			}
+			b.Release()
+			return true, err
+		}
+	}
+	b.Release()
+	e.v.stats.writtenBytes.Add(size)
+	return true, nil
+}
+
 // after ends a write: counts it and makes it durable if that is asked for.
 func (e *Export) after(ctx context.Context, err error, off, size int64, fua bool) error {
 	if err != nil {
@@ -196,16 +228,18 @@ func (e *Export) TryWriteAt(p []byte, off int64) (done bool, err error) {
 		return true, err
 	}
 	defer e.o.end()
-	if !e.v.dirty.try(n) {
-		return false, nil
-	}
 	c, err := e.v.acquire(chunkKey{e.o.number, uint64(off / cs)})
 	if err != nil {
-		e.v.dirty.give(n)
 		return true, err
 	}
-	err = e.v.putCopy(e.o, c, int(in/blockSize), p)
-	e.v.cache.put(c)
+	defer e.v.cache.put(c)
+	first := int(in / blockSize)
+	if !e.v.overwrite(e.o, c, first, p) {
+		if !e.v.dirty.try(n) {
+			return false, nil
+		}
+		err = e.v.putCopy(e.o, c, first, p)
+	}
 	if errors.Is(err, ErrNoSpace) {
 		return false, nil
 	}

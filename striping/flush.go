@@ -154,6 +154,7 @@ func (f *flusher) run() {
 			return
 		case <-timer.C:
 		}
+		f.v.sizeBudget()
 		err := f.ask(f.v.ctx, &flushRequest{to: ^uint64(0), settle: true})
 		if err != nil && !errors.Is(err, devices.ErrClosed) && f.v.ctx.Err() == nil {
 			f.v.log.Error("background commit", "err", err)
@@ -231,7 +232,7 @@ func (v *Volume) writeAll(chunks []*chunk) map[*chunk]error {
 		id := uint64(0)
 		if c.dirty != nil {
 			id = c.dirty.id
-			c.dirty.wanted = true
+			v.wb.wantLocked(c)
 			if v.wb.enqueueLocked(c) {
 				push = append(push, c)
 			}

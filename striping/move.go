@@ -322,7 +322,7 @@ func (p *chunkCopy) salvage(vw *view, list []int, b int, data []byte, right func
 // write puts blocks into the new slot.
 func (p *chunkCopy) write(ctx context.Context, first int, buf *Buffer, class devices.Class) error {
 	m := p.m
-	key := m.enter(p.off)
+	key := m.enter(p.off, 1)
 	buf.Retain()
 	done := make(chan error, 1)
 	timeout := time.Duration(0)

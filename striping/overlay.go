@@ -26,6 +26,7 @@ type overlay struct {
 	drop bool // the whole chunk was zeroed: a slot that was kept before goes
 
 	budget int64 // bytes of the dirty budget that it holds
+	sent   int64 // of these, how many the budget knows to be on their way to devices
 	wanted bool  // is to be written out as soon as may be
 }
 
@@ -41,7 +42,7 @@ func (o *overlay) end() int {
 
 // cut removes blocks [i, j) from the overlay.
 func (o *overlay) cut(i, j int) {
-	lo, _ := slices.BinarySearchFunc(o.ext, i, func(e extent, i int) int { return e.end() - 1 - i })
+	lo := o.search(i)
 	hi := lo
 	var left, right *extent
 	for ; hi < len(o.ext) && o.ext[hi].first < j; hi++ {
@@ -88,9 +89,25 @@ func (o *overlay) put(first, n int, buf *Buffer, off int) {
 		o.ext = append(o.ext, extent{first: first, n: n, buf: buf, off: off})
 		return
 	}
-	o.cut(first, first+n)
-	i, _ := slices.BinarySearchFunc(o.ext, first, func(e extent, i int) int { return e.first - i })
+	i := o.search(first)
+	if o.ext[i].first < first+n {
+		o.cut(first, first+n)
+		i = o.search(first)
+	}
 	o.ext = slices.Insert(o.ext, i, extent{first: first, n: n, buf: buf, off: off})
+}
+
+// search returns the index of the first extent that ends behind block i.
+func (o *overlay) search(i int) int {
+	lo, hi := 0, len(o.ext)
+	for lo < hi {
+		if mid := int(uint(lo+hi) / 2); o.ext[mid].end() <= i {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
 }
 
 // find returns the index of the extent that holds block i, or of the next one after it.
@@ -98,8 +115,26 @@ func (o *overlay) find(i int) (at int, hit bool) {
 	if o == nil {
 		return 0, false
 	}
-	at, _ = slices.BinarySearchFunc(o.ext, i, func(e extent, i int) int { return e.end() - 1 - i })
+	at = o.search(i)
 	return at, at < len(o.ext) && o.ext[at].first <= i
+}
+
+// overwrite replaces blocks [first, first+len(p)/blockSize) in the memory that holds them already,
+// and reports whether it could: it must be one extent's, and nobody but the overlay's.
+func (o *overlay) overwrite(first int, p []byte) bool {
+	at, hit := o.find(first)
+	if !hit {
+		return false
+	}
+	e := &o.ext[at]
+	n := len(p) / blockSize
+	if e.buf == nil || e.end() < first+n || e.buf.refs.Load() != 1 {
+		return false
+	}
+	off := e.off + (first-e.first)*blockSize
+	copy(e.buf.mem[off:], p)
+	e.buf.sum(off, n)
+	return true
 }
 
 // lookup returns the extent that holds block i, or how many blocks from i on, at most to limit,
@@ -158,12 +193,28 @@ func (o *overlay) under(older *overlay) {
 	older.release()
 }
 
-// release gives all buffers back.
-func (o *overlay) release() {
+// dataBlocks is how many blocks of data the overlay holds.
+func (o *overlay) dataBlocks() int { return int(o.cost() / blockSize) }
+
+// retainAll adds a reference to each buffer and returns them.
+func (o *overlay) retainAll() []*Buffer {
+	list := make([]*Buffer, 0, len(o.ext))
 	for i := range o.ext {
-		if o.ext[i].buf != nil {
-			o.ext[i].buf.Release()
+		if b := o.ext[i].buf; b != nil {
+			list = append(list, b.Retain())
 		}
 	}
+	return list
+}
+
+// release gives all buffers back.
+func (o *overlay) release() {
+	list := make([]*Buffer, 0, len(o.ext))
+	for i := range o.ext {
+		if b := o.ext[i].buf; b != nil {
+			list = append(list, b)
+		}
+	}
+	releaseAll(list)
 	o.ext = nil
 }

@@ -418,7 +418,7 @@ func lastIndex(list []uint32, x uint32) int {
 // writeBlock writes one block, which stands at byte at of buf, to the slot at off and waits for it, no
 // longer than mirrorTimeout.
 func (v *Volume) writeBlock(m *member, off int64, block int, buf *Buffer, at int) error {
-	key := m.enter(off)
+	key := m.enter(off, 1)
 	buf.Retain()
 	done := make(chan error, 1)
 	m.Device.Submit(&devices.Request{Kind: devices.Write, Timeout: mirrorTimeout, Off: off + int64(block)*blockSize,

@@ -23,11 +23,12 @@ type Options struct {
 	Volume  journal.Volume
 	Logger  *slog.Logger
 
-	// DirtyLimit bounds buffered writes, in bytes; default 64 MiB.
+	// DirtyLimit bounds buffered writes, in bytes; default: what the devices are measured to write
+	// in a second, but not less than 64 MiB and not more than a fortieth of the RAM.
 	DirtyLimit int64
 	// FlushInterval is how long written data may stay volatile without a flush; default 5 s.
 	FlushInterval time.Duration
-	// WriteAge is how long a partly written chunk waits for more; default 100 ms.
+	// WriteAge is how long a partly written chunk waits for more; default 2 s.
 	WriteAge time.Duration
 	// CacheBytes bounds the cache of placements and block sums; default 64 MiB.
 	CacheBytes int64
@@ -44,14 +45,11 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.DirtyLimit == 0 {
-		o.DirtyLimit = 64 << 20
-	}
 	if o.FlushInterval == 0 {
 		o.FlushInterval = 5 * time.Second
 	}
 	if o.WriteAge == 0 {
-		o.WriteAge = 100 * time.Millisecond
+		o.WriteAge = 2 * time.Second
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 64 << 20
@@ -208,7 +206,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	v.j = v.watched
 	v.blocks = int(o.Volume.ChunkSize) / blockSize
 	v.cache = newCache(o.CacheBytes, v.blocks)
-	v.dirty.limit = o.DirtyLimit
+	v.dirty.limit = max(o.DirtyLimit, 1)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 
 	members := slices.Clone(o.Members)
@@ -267,6 +265,7 @@ func (v *Volume) checkGeometry() error {
 
 // start begins the background work of an open volume.
 func (v *Volume) start() {
+	v.sizeBudget()
 	v.wb.init(v)
 	v.flushes.init(v)
 	v.heals.init(v)

@@ -136,7 +136,7 @@ func (v *Volume) bufferedLocked(o *object, c *chunk, first, n int, buf *Buffer, 
 // afterWrite lets the write-back know of new dirty data. Called without locks.
 func (v *Volume) afterWrite(c *chunk, full bool, id uint64) {
 	if full {
-		v.wb.want(c)
+		v.wb.now(c)
 	} else {
 		v.wb.age(c, id)
 	}
@@ -236,11 +236,13 @@ func (v *Volume) writeChunk(ctx context.Context, o *object, index uint64, in int
 		in, p = in+n, p[n:]
 	}
 	if n := len(p) &^ (blockSize - 1); n > 0 {
-		if err := v.dirty.take(ctx, int64(n)); err != nil {
-			return err
-		}
-		if err := v.putCopy(o, c, in/blockSize, p[:n]); err != nil {
-			return err
+		if !v.overwrite(o, c, in/blockSize, p[:n]) {
+			if err := v.dirty.take(ctx, int64(n)); err != nil {
+				return err
+			}
+			if err := v.putCopy(o, c, in/blockSize, p[:n]); err != nil {
+				return err
+			}
 		}
 		in, p = in+n, p[n:]
 	}
@@ -258,6 +260,18 @@ func (v *Volume) writeChunk(ctx context.Context, o *object, index uint64, in int
 
 // smallWrite is the size up to which writes that follow each other share a buffer.
 const smallWrite = 32 << 10
+
+// overwrite writes whole blocks where they are buffered already, if that needs no more memory. It
+// makes the memory of a block that is written again and again the last one's.
+func (v *Volume) overwrite(o *object, c *chunk, first int, p []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dirty == nil || v.claimLocked(o, c, first+len(p)/blockSize) != nil || !c.dirty.overwrite(first, p) {
+		return false
+	}
+	c.change++
+	return true
+}
 
 // putCopy writes whole blocks, copied from p: behind the last write's, when that left room.
 func (v *Volume) putCopy(o *object, c *chunk, first int, p []byte) error {
@@ -319,24 +333,31 @@ func (v *Volume) writeBuffer(ctx context.Context, o *object, buf *Buffer, off in
 	cs := int64(v.info.ChunkSize)
 	defer buf.Release()
 	for at := int64(0); at < int64(buf.size); {
-		index, in := uint64(off/cs), off%cs
-		n := min(int64(buf.size)-at, cs-in)
-		if err := v.dirty.take(ctx, n); err != nil {
+		if err := v.dirty.take(ctx, min(int64(buf.size)-at, cs-(off+at)%cs)); err != nil {
 			return err
 		}
-		c, err := v.acquire(chunkKey{o.number, index})
-		if err != nil {
-			v.dirty.give(n)
-			return err
-		}
-		err = v.putBlocks(o, c, int(in/blockSize), int(n/blockSize), buf.Retain(), int(at), n)
-		v.cache.put(c)
+		n, err := v.putPart(o, buf, at, off+at)
 		if err != nil {
 			return err
 		}
-		at, off = at+n, off+n
+		at += n
 	}
 	return nil
+}
+
+// putPart writes what lies in one chunk of buf's bytes from at on, which belong at off. Its n bytes
+// of the budget were taken before, and are given back on an error.
+func (v *Volume) putPart(o *object, buf *Buffer, at, off int64) (n int64, err error) {
+	cs := int64(v.info.ChunkSize)
+	index, in := uint64(off/cs), off%cs
+	n = min(int64(buf.size)-at, cs-in)
+	c, err := v.acquire(chunkKey{o.number, index})
+	if err != nil {
+		v.dirty.give(n)
+		return n, err
+	}
+	defer v.cache.put(c)
+	return n, v.putBlocks(o, c, int(in/blockSize), int(n/blockSize), buf.Retain(), int(at), n)
 }
 
 // zeroRange makes [off, off+size) read as zeros. keep asks for the space to stay allocated.

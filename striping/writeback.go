@@ -7,12 +7,12 @@ import (
 
 // writeback decides when dirty chunks go to devices, and its workers take them there.
 //
-// Whole chunks go at once. Partly written ones wait for WriteAge, for a flush, or, when a quarter
-// of the dirty budget is used, until there are enough of them to hold half of it. A worker seals
-// the dirty overlays of a batch of chunks; what takes new slots or blocks that never held data goes
-// straight to the balancer or the devices; what overwrites blocks in place first needs its intents
-// durable, and those of one batch share one journal commit. Everything after that happens in the
-// devices' callbacks, so a slow device holds up no worker.
+// Whole chunks go at once. Partly written ones wait for WriteAge, for a flush, or until they fill
+// half of the dirty budget; then the oldest go. A worker seals the dirty overlays of a batch of
+// chunks; what takes new slots or blocks that never held data goes straight to the balancer or the
+// devices; what overwrites blocks in place first needs its intents durable, and those of one batch
+// share one journal commit. Everything after that happens in the devices' callbacks, so a slow
+// device holds up no worker.
 type writeback struct {
 	v *Volume
 
@@ -58,12 +58,43 @@ func (w *writeback) want(c *chunk) {
 		c.mu.Unlock()
 		return
 	}
-	c.dirty.wanted = true
+	w.wantLocked(c)
 	enqueue := w.enqueueLocked(c)
 	c.mu.Unlock()
 	if enqueue {
 		w.push(c)
 	}
+}
+
+// now writes c's dirty overlay out at once if it can, which wakes nobody but the devices.
+func (w *writeback) now(c *chunk) {
+	c.mu.Lock()
+	if c.dirty == nil {
+		c.mu.Unlock()
+		return
+	}
+	w.wantLocked(c)
+	enqueue := w.enqueueLocked(c)
+	c.mu.Unlock()
+	if !enqueue {
+		return
+	}
+	switch p, start := w.v.seal(c); {
+	case p == nil:
+		w.v.cache.put(c)
+	case len(p.candidates) > 0: // a commit to wait for
+		w.v.wg.Go(func() { w.v.commitIntents([]*plan{p}) })
+	default:
+		start()
+	}
+}
+
+// wantLocked marks c's dirty overlay. Called with c.mu.
+func (w *writeback) wantLocked(c *chunk) {
+	d := c.dirty
+	d.wanted = true
+	w.v.dirty.send(d.budget - d.sent)
+	d.sent = d.budget
 }
 
 // enqueueLocked reports whether c is to be pushed to the ready queue; it then holds a reference
@@ -98,9 +129,9 @@ func (w *writeback) age(c *chunk, id uint64) {
 
 // ager moves overlays that are old enough to the ready queue.
 //
-// Under pressure the oldest go before their time, but not the last few: a client that writes in
-// order, and whose whole chunks fill the budget, would have each chunk written in pieces otherwise,
-// most of them in place, with intents, where the chunk was before, however busy that device is.
+// Under pressure the oldest go before their time. Whole chunks on their way to the disks are no
+// pressure: a client that writes in order would have each chunk written in pieces otherwise, most
+// of them in place, with intents, where the chunk was before, however busy that device is.
 func (w *writeback) ager() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -108,8 +139,7 @@ func (w *writeback) ager() {
 		next := time.Hour
 		for {
 			w.mu.Lock()
-			n := len(w.aging)
-			if n == 0 {
+			if len(w.aging) == 0 {
 				w.aging = nil
 				w.mu.Unlock()
 				break
@@ -119,7 +149,8 @@ func (w *writeback) ager() {
 			a.c.mu.Lock()
 			current := a.c.dirty != nil && a.c.dirty.id == a.id && !a.c.dirty.wanted
 			a.c.mu.Unlock()
-			if d := time.Until(a.at); current && d > 0 && !w.hurries(n) {
+			_, pressed := w.v.dirty.load()
+			if d := time.Until(a.at); current && d > 0 && !pressed {
 				next = d
 				break
 			}
@@ -140,13 +171,6 @@ func (w *writeback) ager() {
 		case <-timer.C:
 		}
 	}
-}
-
-// hurries reports whether n overlays that age may hold so much of a budget that is used up that
-// they cannot be waited for.
-func (w *writeback) hurries(n int) bool {
-	_, pressed := w.v.dirty.load()
-	return pressed && int64(n)*int64(w.v.info.ChunkSize) > w.v.opts.DirtyLimit/2
 }
 
 // drop releases what the queues hold, when the volume closes.

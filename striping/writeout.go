@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ballast/devices"
@@ -108,6 +109,7 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 		})
 		return nil, nil
 	}
+	v.wb.wantLocked(c)
 	c.out, c.dirty = c.dirty, nil
 	p = &plan{o: o, c: c, ov: c.out, gen: c.gen, started: time.Now()}
 
@@ -178,19 +180,22 @@ func (v *Volume) keeps(c *chunk, ov *overlay) bool {
 // prepare fills in the runs and sums of p's data for a placement of that generation.
 func (v *Volume) prepare(p *plan, gen uint64) {
 	p.gen = gen
-	p.runs, p.sums = nil, nil
+	p.runs = nil
+	p.sums = make([]journal.Candidate, 0, p.ov.dataBlocks())
+	bufs := make([][]byte, 0, len(p.ov.ext))
+	start := 0 // of the last run's in bufs
 	seed := sumSeed(v.info.UUID, p.c.key.object, p.c.key.index, gen)
 	for i := range p.ov.ext {
 		e := &p.ov.ext[i]
 		if e.buf == nil {
 			continue
 		}
-		data := e.bytes()
-		if n := len(p.runs); n > 0 && i > 0 && p.ov.ext[i-1].buf != nil && p.ov.ext[i-1].end() == e.first {
-			p.runs[n-1].Bufs = append(p.runs[n-1].Bufs, data)
-		} else {
-			p.runs = append(p.runs, balance.Run{Off: int64(e.first) * blockSize, Bufs: [][]byte{data}})
+		if i == 0 || p.ov.ext[i-1].buf == nil || p.ov.ext[i-1].end() != e.first {
+			p.runs = append(p.runs, balance.Run{Off: int64(e.first) * blockSize})
+			start = len(bufs)
 		}
+		bufs = append(bufs, e.bytes())
+		p.runs[len(p.runs)-1].Bufs = bufs[start:len(bufs):len(bufs)]
 		for b := range e.n {
 			p.sums = append(p.sums, journal.Candidate{Block: uint32(e.first + b),
 				Sum: bindSum(seed, e.first+b, e.buf.sums[e.off/blockSize+b])})
@@ -206,7 +211,7 @@ func (v *Volume) prepare(p *plan, gen uint64) {
 func (v *Volume) planInPlace(p *plan, good []int) {
 	p.good, p.lost = good, nil
 	v.prepare(p, p.c.gen)
-	p.candidates = p.candidates[:0]
+	p.candidates = make([]journal.Candidate, 0, len(p.sums))
 	for _, s := range p.sums {
 		if p.c.durable.has(int(s.Block)) {
 			p.candidates = append(p.candidates, s)
@@ -374,22 +379,24 @@ func (v *Volume) writeWithIntent(p *plan) {
 // writeInPlace writes p's runs to the copies in p.good.
 func (v *Volume) writeInPlace(p *plan) {
 	v.stats.inPlace.Add(1)
-	w := &inPlace{v: v, p: p, left: len(p.good) * len(p.runs), errs: make([]error, len(p.good))}
+	n := len(p.good) * len(p.runs)
+	w := &inPlace{v: v, p: p, left: n, errs: make([]error, len(p.good)), hold: p.ov.retainAll(), copies: make([]inPlaceCopy, len(p.good))}
+	w.held.Store(int32(n))
 	timeout := time.Duration(0)
 	if len(p.good) > 1 {
 		timeout = mirrorTimeout
 	}
 	for i, at := range p.good {
 		pl := p.c.places[at] // places do not change while out is set
-		m := v.dev(pl.dev)
-		for _, run := range p.runs {
-			hold := p.ov.retainAll()
-			key := m.enter(pl.off)
-			m.Device.Submit(&devices.Request{Kind: devices.Write, Off: pl.off + run.Off, Bufs: run.Bufs, Timeout: timeout,
-				Done:     func(_ *devices.Request, err error) { w.done(i, m, err) },
-				Returned: func(*devices.Request) { releaseAll(hold); v.leave(m, pl.off, key) },
-			})
+		c := &w.copies[i]
+		c.w, c.i, c.m, c.off = w, i, v.dev(pl.dev), pl.off
+		c.op = c.m.enter(pl.off, len(p.runs))
+		done, returned := c.done, c.returned
+		reqs := make([]devices.Request, len(p.runs))
+		for j, run := range p.runs {
+			reqs[j] = devices.Request{Kind: devices.Write, Off: pl.off + run.Off, Bufs: run.Bufs, Timeout: timeout, Done: done, Returned: returned}
 		}
+		c.m.Device.SubmitAll(reqs)
 	}
 }
 
@@ -400,27 +407,48 @@ const mirrorTimeout = 5 * time.Second
 
 // inPlace gathers the results of one write in place.
 type inPlace struct {
-	v *Volume
-	p *plan
+	v      *Volume
+	p      *plan
+	copies []inPlaceCopy
+	hold   []*Buffer    // until held is 0
+	held   atomic.Int32 // requests that devices have not let go of
 
 	mu   sync.Mutex
 	left int
 	errs []error
 }
 
-func (w *inPlace) done(i int, m *member, err error) {
+// inPlaceCopy is one copy of it.
+type inPlaceCopy struct {
+	w   *inPlace
+	i   int
+	m   *member
+	off int64 // of the slot
+	op  *hungOp
+}
+
+func (c *inPlaceCopy) done(_ *devices.Request, err error) {
+	w := c.w
 	if err != nil {
-		w.v.deviceError(m.id, err)
+		w.v.deviceError(c.m.id, err)
 	}
 	w.mu.Lock()
-	if err != nil && w.errs[i] == nil {
-		w.errs[i] = err
+	if err != nil && w.errs[c.i] == nil {
+		w.errs[c.i] = err
 	}
 	w.left--
 	last := w.left == 0
 	w.mu.Unlock()
 	if last {
 		w.v.inPlaceDone(w.p, w.errs)
+	}
+}
+
+func (c *inPlaceCopy) returned(*devices.Request) {
+	w := c.w
+	w.v.leave(c.m, c.off, c.op)
+	if w.held.Add(-1) == 0 {
+		releaseAll(w.hold)
 	}
 }
 
@@ -478,6 +506,7 @@ func (v *Volume) finish(p *plan, err error) {
 			c.nextID++
 		}
 		c.dirty.budget += ov.budget
+		c.dirty.sent += ov.sent
 		c.dirty.keep = c.dirty.keep || ov.keep
 		c.dirty.under(ov)
 		c.stuck = c.dirty.budget
@@ -513,7 +542,7 @@ func (v *Volume) finish(p *plan, err error) {
 	if err == nil {
 		v.forgetBad(p)
 		ov.release()
-		v.dirty.give(ov.budget)
+		v.dirty.giveSent(ov.budget, ov.sent)
 	} else {
 		v.log.Error("write-out failed", "chunk", c.key.String(), "err", err)
 	}
@@ -573,31 +602,14 @@ func (v *Volume) zeroLocked(p *plan) (free []slotRef) {
 	return free
 }
 
-// retainAll adds a reference to each buffer and returns them.
-func (o *overlay) retainAll() []*Buffer {
-	list := make([]*Buffer, 0, len(o.ext))
-	for i := range o.ext {
-		if b := o.ext[i].buf; b != nil {
-			list = append(list, b.Retain())
-		}
-	}
-	return list
-}
-
-func releaseAll(list []*Buffer) {
-	for _, b := range list {
-		b.Release()
-	}
-}
-
 // hungOp counts the operations that a device holds on a slot.
 type hungOp struct {
 	n    int
 	free int64 // size to give back when the last one returns
 }
 
-// enter notes an operation on the slot at off that has been handed to the device.
-func (m *member) enter(off int64) *hungOp {
+// enter notes n operations on the slot at off that are handed to the device.
+func (m *member) enter(off int64, n int) *hungOp {
 	m.hungMu.Lock()
 	defer m.hungMu.Unlock()
 	h := m.hung[off]
@@ -605,7 +617,7 @@ func (m *member) enter(off int64) *hungOp {
 		h = &hungOp{}
 		m.hung[off] = h
 	}
-	h.n++
+	h.n += n
 	return h
 }
 

@@ -78,7 +78,7 @@ it (NOTIFY_SOCKET).`,
 	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what the journal's copies on the devices have")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
 	f.BoolVar(&watch, "watch", false, "show the status until the end")
-	f.StringVar(&dirty, "dirty-limit", "", "memory for writes that no disk has yet (default 64MiB)")
+	f.StringVar(&dirty, "dirty-limit", "", "memory for writes that no disk has yet (default: what they write in 1s, from 64MiB to 2.5% of the RAM)")
 	f.StringVar(&cache, "cache", "", "memory for what is known of placement (default 64MiB)")
 	f.DurationVar(&o.FlushInterval, "flush-interval", 0, "how long written data may stay volatile if no client flushes (default 5s)")
 	return c

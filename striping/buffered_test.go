@@ -1,0 +1,175 @@
+package striping
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ballast/devices"
+
+	"github.com/stretchr/testify/require"
+)
+
+// keepSink keeps what a read delivers.
+type keepSink struct {
+	b      []byte
+	owners []interface{ Release() }
+}
+
+func (s *keepSink) Append(b []byte, owner interface{ Release() }) {
+	s.b = b
+	if owner != nil {
+		s.owners = append(s.owners, owner)
+	}
+}
+
+func (s *keepSink) AppendHole(int64) {}
+
+// TestOverwriteOfBufferedBlocks: a block that is written again and again takes its memory and its
+// part of the budget once, and never under the eyes of a reader.
+func TestOverwriteOfBufferedBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		r := newRig(t, rigConfig{opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour}})
+		require.NoError(t, r.v.CreateExport(ctx, "e", 256<<10))
+		e := r.export("e")
+		for ver := range uint32(100) {
+			for _, block := range []int{3, 9, 5} {
+				done, err := e.TryWriteAt(stamped(block, 1, ver), int64(block)*blockSize)
+				require.NoError(t, err)
+				require.True(t, done)
+			}
+			require.NoError(t, e.WriteAt(ctx, stamped(9, 1, ver), 9*blockSize, false))
+			used, _ := r.v.dirty.load()
+			require.EqualValues(t, 3*blockSize, used)
+		}
+		var seen keepSink
+		require.NoError(t, e.Read(ctx, 9*blockSize, blockSize, &seen))
+		require.NoError(t, e.WriteAt(ctx, stamped(9, 1, 100), 9*blockSize, false))
+		require.True(t, bytes.Equal(stamped(9, 1, 99), seen.b), "a reader's data does not change")
+		for _, o := range seen.owners {
+			o.Release()
+		}
+		require.NoError(t, e.WriteAt(ctx, stamped(9, 1, 101), 9*blockSize, false))
+		check := func() {
+			p := make([]byte, blockSize)
+			require.NoError(t, e.ReadAt(ctx, p, 9*blockSize))
+			require.True(t, bytes.Equal(stamped(9, 1, 101), p))
+			require.NoError(t, e.ReadAt(ctx, p, 3*blockSize))
+			require.True(t, bytes.Equal(stamped(3, 1, 99), p))
+		}
+		check()
+		require.NoError(t, e.Sync(ctx))
+		used, _ := r.v.dirty.load()
+		require.Zero(t, used)
+		require.Zero(t, r.v.dirty.sent)
+		e.Close()
+		require.NoError(t, r.close())
+		r.open()
+		e = r.export("e")
+		check() // its sums were those of the newest data
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestTryWriteBuffer: memory is taken over over chunk boundaries, or left alone when it does not fit.
+func TestTryWriteBuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		r := newRig(t, rigConfig{opts: Options{DirtyLimit: 192 << 10, WriteAge: time.Hour, FlushInterval: time.Hour}})
+		require.NoError(t, r.v.CreateExport(ctx, "e", 1<<20))
+		e := r.export("e")
+		fill := func(first, n int) *Buffer {
+			b := e.Buffer(n * blockSize)
+			copy(b.Bytes(), stamped(first, n, 7))
+			return b
+		}
+		done, err := e.TryWriteBuffer(fill(8, 32), 8*blockSize) // the last part of chunk 0, all of 1, none of 2 but 8 blocks
+		require.NoError(t, err)
+		require.True(t, done)
+		big := fill(64, 64)
+		done, err = e.TryWriteBuffer(big, 64*blockSize)
+		require.NoError(t, err)
+		require.False(t, done, "more than the budget has left")
+		require.NoError(t, e.WriteAt(ctx, big.Bytes(), 64*blockSize, false))
+		big.Release()
+		_, err = e.TryWriteBuffer(fill(0, 1), 1<<20)
+		require.ErrorIs(t, err, ErrRange)
+		p := make([]byte, 1<<20)
+		require.NoError(t, e.ReadAt(ctx, p, 0))
+		require.True(t, bytes.Equal(stamped(8, 32, 7), p[8*blockSize:40*blockSize]))
+		require.True(t, bytes.Equal(stamped(64, 64, 7), p[64*blockSize:128*blockSize]))
+		require.NoError(t, e.Sync(ctx))
+		used, _ := r.v.dirty.load()
+		require.Zero(t, used)
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestPressureTakesTheOldest: what gathers neighbours fills half of the budget; then the oldest
+// goes, and no more than is needed.
+func TestPressureTakesTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		r := newRig(t, rigConfig{opts: Options{DirtyLimit: 160 << 10, WriteAge: time.Hour, FlushInterval: time.Hour}})
+		require.NoError(t, r.v.CreateExport(ctx, "e", 4<<20))
+		e := r.export("e")
+		write := func(chunk, block int) {
+			n := chunk*16 + block
+			require.NoError(t, e.WriteAt(ctx, stamped(n, 1, 1), int64(n)*blockSize, false))
+		}
+		isDirty := func(chunk int) bool {
+			c := r.v.cache.get(chunkKey{1, uint64(chunk)})
+			defer r.v.cache.put(c)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.dirty != nil
+		}
+		for i := range 20 { // 80 KiB: half
+			write(i, 2)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.True(t, isDirty(0), "nothing presses")
+		write(20, 2)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.False(t, isDirty(0), "the oldest went")
+		require.True(t, isDirty(1), "and no other")
+		used, _ := r.v.dirty.load()
+		require.EqualValues(t, 20*blockSize, used)
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestBudgetFollowsTheDevices: as much is buffered as the devices write in a second, within bounds.
+func TestBudgetFollowsTheDevices(t *testing.T) {
+	at := func(perOp, perByte float64) devices.Speeds {
+		return devices.Speeds{SecondsPerOp: [4]float64{perOp}, SecondsPerByte: [4]float64{perByte}}
+	}
+	ssd := at(0, 1/256e6)
+	for _, c := range []struct {
+		speeds []devices.Speeds
+		copies int
+		memory int64
+		want   int64
+	}{
+		{nil, 1, 64 << 30, leastDirty},
+		{[]devices.Speeds{{}}, 1, 64 << 30, leastDirty}, // never measured
+		{[]devices.Speeds{ssd}, 1, 64 << 30, 256e6},
+		{[]devices.Speeds{ssd, ssd, ssd}, 1, 64 << 30, 3 * 256e6},
+		{[]devices.Speeds{ssd, ssd, ssd, ssd}, 2, 64 << 30, 2 * 256e6},
+		{[]devices.Speeds{ssd, ssd, ssd}, 1, 4 << 30, 4 << 30 / dirtyShare},
+		{[]devices.Speeds{ssd}, 1, 1 << 30, leastDirty},
+		{[]devices.Speeds{at(1, 0)}, 1, 64 << 30, leastDirty},
+		{[]devices.Speeds{at(256e-6, 0)}, 1, 64 << 30, 256e6},
+		{[]devices.Speeds{at(1e-9, 0)}, 1, 0, leastDirty},
+	} {
+		require.InDelta(t, c.want, dirtyLimit(c.speeds, c.copies, c.memory), 1e3, "%+v", c)
+	}
+}
