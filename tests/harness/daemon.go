@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,14 +75,23 @@ func (e *Env) TryServe(volume string, args ...string) (*Daemon, error) {
 		defer dir.Close()
 		d.cmd.SysProcAttr.UseCgroupFD, d.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
-	if err := d.cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	go func() {
+		// The signal of Pdeathsig comes when the thread that starts the process ends, and tests
+		// that change a thread's user end theirs; so this one is kept until the daemon is gone.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := d.cmd.Start()
+		started <- err
+		if err == nil {
+			d.cmd.Wait()
+			close(d.done)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, err
 	}
 	d.Pid = d.cmd.Process.Pid
-	go func() {
-		d.cmd.Wait()
-		close(d.done)
-	}()
 	e.t.Cleanup(d.cleanup)
 	if err := d.waitReady(notify); err != nil {
 		d.Kill()

@@ -195,11 +195,11 @@ func (e *env) thread(f func()) {
 	}
 }
 
-// tick waits until the clock that file systems stamp with has moved on.
+// tick waits until the coarse clock that the kernel stamps with has passed the exact one that a
+// server may stamp with.
 func tick() {
-	var was, now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &was)
-	for now = was; now == was; time.Sleep(time.Millisecond) {
+	began := time.Now().UnixNano()
+	for now := (unix.Timespec{}); now.Nano() <= began; time.Sleep(time.Millisecond) {
 		unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now)
 	}
 }
