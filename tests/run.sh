@@ -44,15 +44,15 @@ test)
   export BALLAST_REQUIRE_TOOLS=1
   # Whole processes come last and alone: they measure throughput, and the client side of them
   # gains nothing from the race detector (a daemon built with it is one of the tests).
-  count '$GO test -json -race -timeout 10m -p 2 $(libraries)' \
+  count '$GO test -json -race -timeout 25m -p 2 $(libraries)' \
         '$GO test -json -timeout 5m -run Allocate ./nbd' \
-        '$GO test -json -timeout 12m -p 1 $(processes)'
+        '$GO test -json -timeout 25m -p 1 $(processes)'
   ;;
 check)
   formatted_and_vetted
-  count '$GO test -json -race -timeout 10m -p 2 $(libraries)' \
+  count '$GO test -json -race -timeout 25m -p 2 $(libraries)' \
         '$GO test -json -timeout 5m -run Allocate ./nbd' \
-        '$GO test -json -timeout 12m -p 1 $(processes)'
+        '$GO test -json -timeout 25m -p 1 $(processes)'
   ;;
 race)
   count '$GO test -json -race -count=1 -timeout 20m $(libraries)' \
