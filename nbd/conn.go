@@ -51,6 +51,7 @@ type conn struct {
 	allocation  bool // base:allocation was selected
 
 	// Of the reader alone.
+	payload   receiver
 	in        input
 	now       time.Time // when the last bytes arrived
 	held      []*request
@@ -108,7 +109,7 @@ func newConn(s *Server, nc net.Conn, id uint64) *conn {
 	c.peer = peerName(nc)
 	c.log = s.opts.Logger.With("client", id, "peer", c.peer)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
-	c.in = input{conn: nc, mid: &c.watch.mid}
+	c.in = input{conn: nc, rest: nc, mid: &c.watch.mid}
 	c.writeFunc = c.writev
 	c.jobs.wake.L = &c.jobs.mu
 	c.jobs.max = s.opts.Workers
@@ -120,7 +121,10 @@ func newConn(s *Server, nc net.Conn, id uint64) *conn {
 	case *net.UnixConn:
 		_ = nc.SetReadBuffer(socketBuffer)
 		_ = nc.SetWriteBuffer(socketBuffer)
-		c.raw, _ = nc.SyscallConn()
+		if c.raw, _ = nc.SyscallConn(); c.raw != nil {
+			c.payload.init(c.raw)
+			c.in.rest = &c.payload
+		}
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ var inputs = sync.Pool{New: func() any { return new([inputSize]byte) }}
 // fill.
 type input struct {
 	conn net.Conn
+	rest io.Reader // reads what follows of a payload that has begun
 	buf  []byte
 	r, w int
 
@@ -91,7 +93,7 @@ func (in *input) readFull(p []byte) error {
 	n := copy(p, in.buf[in.r:in.w])
 	in.skip(n)
 	for n < len(p) {
-		k, err := in.conn.Read(p[n:])
+		k, err := in.rest.Read(p[n:])
 		n += k
 		if err != nil && n < len(p) {
 			return err
