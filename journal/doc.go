@@ -93,7 +93,8 @@
 // guessing. Badger kills the process over some damages, so Options.Preflight should verify in a
 // child ([RunPreflight]); a read error of the disk while running still is a SIGBUS. Space that
 // runs out in spite of the floor, because others write faster than a commit group, is one as well:
-// give the journal a file system of its own, or restart the process.
+// give the journal a file system of its own, or restart the process. [Store.Recheck] finds damage of
+// a store in use; after that it answers nothing.
 //
 // # On disk
 //

@@ -51,3 +51,8 @@ func SetLockWait(d time.Duration) (undo func()) {
 	lockWait = d
 	return func() { lockWait = old }
 }
+
+// Lose makes the store forget a record, as damage does.
+func (s *Store) Lose(key Key) error {
+	return s.db.Update(func(txn *badger.Txn) error { return txn.Delete(key[:]) })
+}

@@ -14,6 +14,9 @@ func (s *Store) enter() error {
 	if s.closed {
 		return ErrClosed
 	}
+	if s.damaged != nil {
+		return s.damaged
+	}
 	s.readers++
 	return nil
 }
@@ -108,6 +111,21 @@ func (s *Store) Verify() (State, error) {
 	}
 	defer s.leave()
 	return s.verify()
+}
+
+// Recheck is Verify for a store in use, to be called now and again: Badger propagates damage of its
+// files as it compacts them, and says nothing. If the store is not what it should be, nothing is
+// read from it and nothing is committed any more, as what is missing there would read as zeros; the
+// next Open makes it anew from a copy.
+func (s *Store) Recheck() error {
+	_, err := s.Verify()
+	if errors.Is(err, ErrCorrupt) {
+		s.mu.Lock()
+		s.damaged = err
+		s.mu.Unlock()
+		s.die(err)
+	}
+	return err
 }
 
 func (s *Store) verify() (State, error) {

@@ -70,6 +70,7 @@ type Store struct {
 	state   State
 	queue   []*pending
 	dead    error // why commits fail for good
+	damaged error // why reads do
 	closed  bool
 	readers int // inside Get, Scan or Verify
 	stats   Stats

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"ballast/cmd/control"
 	"ballast/cmd/mounting"
 	"ballast/cmd/volumes"
+	"ballast/journal"
 	"ballast/nbd"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -243,6 +245,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	engine := s.core.engine()
 	cache := newStatusCache(engine.Status())
 	s.wg.Go(func() { cache.run(ctx, engine.Status) })
+	s.wg.Go(func() { s.recheck(ctx, stop) })
 	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly || s.core.config.ReadOnly, rotates: s.core.rotates}
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
 	s.api = &api{engine: engine, cache: cache, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
@@ -264,6 +267,29 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	if l.http != nil {
 		s.public = httpServer(s.api.public())
 		s.wg.Go(func() { s.serveHTTP(s.public, l.http, stop) })
+	}
+}
+
+// recheckEvery is how often all of the journal is read and compared with its digest.
+const recheckEvery = 24 * time.Hour
+
+// recheck ends the daemon if the journal's store is damaged: the next start makes it anew.
+func (s *server) recheck(ctx context.Context, stop func()) {
+	store := s.core.journal
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := store.Recheck(); errors.Is(err, journal.ErrCorrupt) {
+			err = fmt.Errorf("the journal's store is damaged, start again to have it made anew: %w", err)
+			s.failed.CompareAndSwap(nil, &err)
+			stop()
+			return
+		}
 	}
 }
 

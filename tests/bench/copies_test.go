@@ -1,0 +1,159 @@
+//go:build bench
+
+package bench
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"ballast/cmd/volumes"
+	"ballast/devices"
+	"ballast/journal"
+	"ballast/striping"
+
+	"github.com/stretchr/testify/require"
+)
+
+var journalRecords = flag.Int("journal-records", 1_000_000, "chunk records of TestBenchJournalOpen")
+
+// flushed is a volume with two copies on three files, with or without copies of its journal.
+type flushed struct {
+	store  *journal.Store
+	volume *striping.Volume
+	export *striping.Export
+}
+
+func newFlushed(t *testing.T, dir string, copies bool) *flushed {
+	ctx := context.Background()
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	uuid := [16]byte{1}
+	require.NoError(t, journal.Create(dir+"/journal", uuid))
+	store, err := journal.Open(dir+"/journal", journal.Options{UUID: uuid})
+	require.NoError(t, err)
+	var records []journal.Device
+	var members []striping.Member
+	var places []journal.Place
+	for i := range 3 {
+		const size = 2 << 30
+		path := fmt.Sprintf("%s/disk%d", dir, i)
+		require.NoError(t, devices.CreateFile(path, size))
+		f, err := devices.Open(path, devices.FileOptions{})
+		require.NoError(t, err)
+		layout, err := devices.NewLayout(size, mib)
+		require.NoError(t, err)
+		id := devices.ID(i + 1)
+		d := devices.NewDevice(f, devices.Options{ID: id})
+		t.Cleanup(func() { d.Close() })
+		r := journal.Device{ID: uint16(id), UUID: [16]byte{2, byte(i)}, Size: size, State: journal.Online, Since: time.Now(), Epoch: 1}
+		records = append(records, r)
+		members = append(members, striping.Member{Record: r, Device: d, DataOff: layout.DataOff, DataSize: layout.DataSize})
+		places = append(places, volumes.JournalPlace(f, &devices.Label{Device: r.UUID, ID: id, Layout: layout}, ""))
+	}
+	info := journal.Volume{UUID: uuid, Name: "v", ChunkSize: mib, Copies: 2, NextDevice: 4, NextObject: 1, Generation: 1, Created: time.Now()}
+	if copies {
+		require.NoError(t, store.StartCopies(journal.CopyOptions{Places: places, Need: 2}))
+	}
+	require.NoError(t, striping.Format(ctx, store, info, records))
+	v, err := striping.Open(ctx, striping.Options{Journal: store, Members: members, Volume: info})
+	require.NoError(t, err)
+	require.NoError(t, v.CreateExport(ctx, "e", 1<<30))
+	e, err := v.OpenExport("e")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		e.Close()
+		require.NoError(t, v.Close(ctx))
+		require.NoError(t, store.Close())
+	})
+	return &flushed{store, v, e}
+}
+
+// TestBenchJournalCopies measures what the copies of the journal cost: the time of a flush of 4 KiB
+// and of 1 MiB of new data on the same disks with and without them, in turn, and the bytes written to
+// them beside the bytes ingested.
+func TestBenchJournalCopies(t *testing.T) {
+	dir := t.TempDir()
+	with, without := newFlushed(t, filepath.Join(dir, "with"), true), newFlushed(t, filepath.Join(dir, "without"), false)
+	data := devices.AlignedBytes(mib)
+	for i := range data {
+		data[i] = byte(i * 31)
+	}
+	at := int64(0)
+	for _, size := range []int{4096, mib} {
+		took := map[*flushed][]time.Duration{}
+		for range 150 {
+			for _, f := range []*flushed{with, without} {
+				err := f.export.WriteAt(context.Background(), data[:size], at, false)
+				require.NoError(t, err)
+				start := time.Now()
+				require.NoError(t, f.export.Sync(context.Background()))
+				took[f] = append(took[f], time.Since(start))
+			}
+			at += mib
+		}
+		a, b := quantiles(took[with]), quantiles(took[without])
+		fmt.Printf("flush of %d KiB of new data, two copies: with copies of the journal p50 %v p99 %v, without %v %v: %.2fx, %.2fx\n",
+			size>>10, a[0], a[1], b[0], b[1], float64(a[0])/float64(b[0]), float64(a[1])/float64(b[1]))
+	}
+	before, bytes := with.store.Copies().Written, with.store.Stats().Bytes
+	const ingest = 384
+	for range ingest {
+		err := with.export.WriteAt(context.Background(), data, at, false)
+		require.NoError(t, err)
+		at += mib
+	}
+	require.NoError(t, with.export.Sync(context.Background()))
+	fmt.Printf("ingest of %d MiB: %.3f %% of it written to 3 copies of the journal, %.3f %% committed to it\n", ingest,
+		100*float64(with.store.Copies().Written-before)/(ingest*mib), 100*float64(with.store.Stats().Bytes-bytes)/(ingest*mib))
+}
+
+func quantiles(d []time.Duration) [2]time.Duration {
+	slices.Sort(d)
+	return [2]time.Duration{d[len(d)/2], d[len(d)*99/100]}
+}
+
+// TestBenchJournalOpen measures opening a journal of a million chunks, and making it anew from its
+// copy on a device.
+func TestBenchJournalOpen(t *testing.T) {
+	dir := t.TempDir()
+	uuid := [16]byte{1}
+	require.NoError(t, journal.Create(dir+"/journal", uuid))
+	path := dir + "/disk"
+	require.NoError(t, devices.CreateFile(path, int64(*journalRecords)*1400+64<<20))
+	f, err := devices.Open(path, devices.FileOptions{})
+	require.NoError(t, err)
+	defer f.Close()
+	places := []journal.Place{volumes.JournalPlace(f, &devices.Label{Device: [16]byte{2}, ID: 1, Layout: devices.Layout{JournalSize: f.Size()}}, "")}
+	options := journal.Options{UUID: uuid, Places: places}
+	s, err := journal.Open(dir+"/journal", options)
+	require.NoError(t, err)
+	require.NoError(t, s.StartCopies(journal.CopyOptions{Places: places, Async: true}))
+	for i := 0; i < *journalRecords; i += 1000 {
+		b := &journal.Batch{}
+		for n := i; n < i+1000; n++ {
+			c := journal.Chunk{Generation: uint64(n), Version: 1, Slot: 256, Sums: make([]uint32, 256), Copies: []journal.Copy{{Device: 1, Off: int64(n) << 20}},
+				Written: []uint64{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}}
+			key := journal.MakeKey(journal.SpaceChunk, 1, uint64(n))
+			b.Put(key, c.Pack(key))
+		}
+		require.NoError(t, s.Commit(context.Background(), b))
+	}
+	require.NoError(t, s.Close())
+	for _, how := range []string{"opened", "made anew from a copy and opened"} {
+		if how != "opened" {
+			require.NoError(t, os.RemoveAll(dir+"/journal"))
+		}
+		start := time.Now()
+		s, err := journal.Open(dir+"/journal", options)
+		require.NoError(t, err)
+		took := time.Since(start)
+		require.EqualValues(t, *journalRecords, s.State().Count)
+		fmt.Printf("journal of %d chunks %s: %.2f s, %.2f s per million\n", *journalRecords, how, took.Seconds(), took.Seconds()*1e6/float64(*journalRecords))
+		require.NoError(t, s.Close())
+	}
+}
