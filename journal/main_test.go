@@ -27,7 +27,9 @@ func TestMain(m *testing.M) {
 			os.Exit(fakePreflightMain(os.Args[2]))
 		}
 	}
-	goleak.VerifyTestMain(m)
+	// Badger leaves these two behind when its Open fails; a store that is open has others as well.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/dgraph-io/badger/v4.(*DB).monitorCache"),
+		goleak.IgnoreTopFunction("github.com/dgraph-io/ristretto/v2/z.(*AllocatorPool).freeupAllocators"))
 }
 
 var volume = [16]byte{1, 2, 3}

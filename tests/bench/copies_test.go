@@ -124,7 +124,7 @@ func TestBenchJournalOpen(t *testing.T) {
 	uuid := [16]byte{1}
 	require.NoError(t, journal.Create(dir+"/journal", uuid))
 	path := dir + "/disk"
-	require.NoError(t, devices.CreateFile(path, int64(*journalRecords)*1400+64<<20))
+	require.NoError(t, devices.CreateFile(path, (int64(*journalRecords)*1400+64<<20)&^4095))
 	f, err := devices.Open(path, devices.FileOptions{})
 	require.NoError(t, err)
 	defer f.Close()
