@@ -23,6 +23,7 @@ const (
 	copiesMost  = 3
 	backlogMax  = 64 << 20 // bytes that wait for a ring that is being made
 	queueMax    = 16 << 20 // bytes that wait for a ring
+	gatherMax   = 1 << 20  // bytes of an asynchronous one that wait for more to come
 	inlineCount = 4096     // a journal of so few records is copied while StartCopies waits
 	dumpUnit    = 192 << 10
 	tailReadMax = 1 << 20
@@ -661,15 +662,17 @@ func readTail(r *ringReader, from, end uint64) (units []*tailUnit, err error) {
 	return units, nil
 }
 
-// wait returns when so many copies have the group as Need says, or as there are. Copies that keep
-// it waiting for too long are given up.
+// wait returns when so many copies have the group as Need says, or as there are, and none is far
+// behind: a copy that is merely slower than the store slows commits down. Copies that keep it waiting
+// for too long are given up.
 func (k *keeper) wait(seq Seq) {
 	timeout := time.NewTimer(k.opts.Timeout)
 	defer timeout.Stop()
 	for {
 		k.mu.Lock()
-		have, good := 0, 0
+		have, good, behind := 0, 0, false
 		for _, c := range k.copies {
+			behind = behind || c.bytes > queueMax/2 && c.state == CopyGood
 			if c.state == CopyGood {
 				good++
 				if c.seq >= seq {
@@ -679,7 +682,7 @@ func (k *keeper) wait(seq Seq) {
 		}
 		changed := k.changed
 		k.mu.Unlock()
-		if have >= min(k.opts.Need, good) {
+		if have >= min(k.opts.Need, good) && !behind {
 			return
 		}
 		select {

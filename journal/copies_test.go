@@ -532,3 +532,22 @@ func TestRecheck(t *testing.T) {
 	require.Equal(t, want, journaltest.Contents(t, s))
 	require.NotEmpty(t, s.Recovery().From)
 }
+
+// Commits that are faster than an asynchronous copy are slowed down; the copy is not given up.
+func TestAsyncCopyKeepsUp(t *testing.T) {
+	a := journaltest.NewArea(128 << 20)
+	s := openCopied(t, create(t), places(a), journal.CopyOptions{Async: true, Delay: time.Hour, Timeout: time.Minute, Retry: time.Hour})
+	for i := range 30 {
+		b := &journal.Batch{}
+		for n := range 20 {
+			b.Put(job(20*i+n), make([]byte, 100<<10-20))
+		}
+		require.NoError(t, s.Commit(t.Context(), b))
+	}
+	require.Equal(t, 1, s.Copies().Good)
+	state := s.State()
+	require.NoError(t, s.Close())
+	got, err := journal.SurveyAll(places(a), volume)[0].Content()
+	require.NoError(t, err)
+	require.Equal(t, state, got)
+}

@@ -51,7 +51,7 @@ func (k *keeper) write(c *copyRing) {
 			<-c.work
 			continue
 		case k.opts.Async && !closed:
-			k.pause()
+			k.pause(c)
 		}
 		k.mu.Lock()
 		batch = c.queue
@@ -73,13 +73,24 @@ func (k *keeper) write(c *copyRing) {
 	}
 }
 
-// pause lets groups gather, as nobody waits for them.
-func (k *keeper) pause() {
+// pause lets groups gather, as nobody waits for them, but not many.
+func (k *keeper) pause(c *copyRing) {
 	t := time.NewTimer(k.opts.Delay)
 	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-k.quit:
+	for {
+		k.mu.Lock()
+		much := c.bytes > gatherMax || c.state != CopyGood
+		k.mu.Unlock()
+		if much {
+			return
+		}
+		select {
+		case <-t.C:
+			return
+		case <-k.quit:
+			return
+		case <-c.work:
+		}
 	}
 }
 
