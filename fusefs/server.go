@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -66,12 +67,13 @@ func (f *fileSystem) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { retur
 
 // Server is a mounted file system.
 type Server struct {
-	o      Options
-	fs     *fileSystem
-	cancel context.CancelFunc
-	device string // MAJOR:MINOR of the mount
-	since  time.Time
-	done   chan struct{} // closed when the kernel sends no more
+	o       Options
+	fs      *fileSystem
+	cancel  context.CancelFunc
+	device  string // MAJOR:MINOR of the mount
+	since   time.Time
+	done    chan struct{} // closed when the kernel sends no more
+	settled chan struct{} // closed when what it sent is durable
 }
 
 // Stats are what a mount has done.
@@ -119,12 +121,15 @@ func Mount(o Options) (*Server, error) {
 		cancel()
 		return nil, mountError(o.Dir, err)
 	}
-	s := &Server{o: o, fs: f, cancel: cancel, since: time.Now(), done: make(chan struct{})}
+	s := &Server{o: o, fs: f, cancel: cancel, since: time.Now(), done: make(chan struct{}), settled: make(chan struct{})}
 	go func() {
-		defer close(s.done)
 		server.Serve()
 		cancel()
 		s.closeFiles()
+		o.Tree.ForgetAll()
+		close(s.done)
+		s.settle()
+		close(s.settled)
 	}()
 	s.tune()
 	o.Logger.Info("mounted", "volume", o.Volume, "dir", o.Dir)
@@ -197,6 +202,26 @@ func (s *Server) tune() {
 // Done is closed when the file system is no longer mounted.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
+// AwaitEnd waits until the kernel sends no more, if the file system is mounted nowhere any more:
+// umount(8) returns a moment before. It tells whether that is so.
+func (s *Server) AwaitEnd() bool {
+	list, err := Mounts()
+	if err == nil && !slices.ContainsFunc(list, func(m MountInfo) bool { return m.Device == s.device }) {
+		timer := time.NewTimer(abortTimeout)
+		defer timer.Stop()
+		select {
+		case <-s.done:
+		case <-timer.C:
+		}
+	}
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Stats tells what the mount has done.
 func (s *Server) Stats() Stats {
 	return Stats{Dir: s.o.Dir, Since: s.since, OpenFiles: s.fs.handles.count(), ReadBytes: s.fs.readBytes.Load(),
@@ -221,6 +246,7 @@ func (s *Server) Unmount(ctx context.Context) error {
 	defer timer.Stop()
 	select {
 	case <-s.done:
+		<-s.settled
 		return nil
 	case <-timer.C:
 		return errors.Join(err, fmt.Errorf("requests to %s do not end", s.o.Dir))
@@ -252,6 +278,19 @@ func (s *Server) closeFiles() {
 	for _, h := range s.fs.handles.removeAll() {
 		h.file.Close()
 	}
+}
+
+// settleTimeout is how long what was written may take to become durable after an unmount.
+const settleTimeout = time.Minute
+
+// settle makes durable what was done, as unmounting does elsewhere. umount(8) does not wait for it.
+func (s *Server) settle() {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	if err := s.o.Tree.Sync(ctx); err != nil {
+		s.o.Logger.Error("what was written cannot be made durable", "dir", s.o.Dir, "error", err)
+	}
+	s.o.Logger.Info("unmounted", "volume", s.o.Volume, "dir", s.o.Dir)
 }
 
 // logWriter makes lines of go-fuse's log ours.

@@ -53,7 +53,7 @@ func (m *mounter) mount(dir string, flags fusefs.Flags) error {
 	if m.ended {
 		return control.Refuse("E_NOT_RUNNING", "the daemon is about to end")
 	}
-	if m.mountedLocked() {
+	if m.mountedLocked() && !m.server.AwaitEnd() {
 		at := m.server.Stats().Dir
 		return control.Refuse("E_MOUNT_BUSY", "volume %s is mounted on %s already", m.volume, at).
 			WithTry("umount %s", at).WithTry("mount --bind %s %s", at, dir)

@@ -115,15 +115,20 @@ func (t *Tree) load(ctx context.Context) error {
 	return t.j.Commit(ctx, b)
 }
 
-// Close makes everything durable, gives back what nobody uses any more, and ends the tree's work.
-// All files must be closed; references count no longer.
-func (t *Tree) Close(ctx context.Context) error {
+// ForgetAll gives all references back, once nobody is there who has any.
+func (t *Tree) ForgetAll() {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	clear(t.refs)
 	for _, o := range t.orphans {
 		t.releaseLocked(o.ino)
 	}
-	t.mu.Unlock()
+}
+
+// Close makes everything durable, gives back what nobody uses any more, and ends the tree's work.
+// All files must be closed; references count no longer.
+func (t *Tree) Close(ctx context.Context) error {
+	t.ForgetAll()
 	err := t.Sync(ctx)
 	if err == nil {
 		err = t.reclaim(ctx)

@@ -395,4 +395,4 @@ func killLoop(t *testing.T, kills int) {
 	t.Logf("%d kills, %d operations, %d names at the end", kills, m.ops, len(m.now()))
 }
 
-func TestNamesSurviveKills(t *testing.T) { killLoop(t, 6) }
+func TestNamesSurviveKills(t *testing.T) { killLoop(t, 5) }

@@ -172,7 +172,7 @@ func TestSparse20GiB(t *testing.T) {
 	r.run("cmp", "-n", "2147483648", path, copied)
 }
 
-// TestRaces has three copiers at a time on a daemon built with the race detector.
+// TestRaces has two copiers at a time on a daemon built with the race detector.
 func TestRaces(t *testing.T) {
 	harness.NeedRoot(t)
 	t.Setenv("BALLAST_BINARY", harness.RaceBinary(t))
@@ -180,7 +180,7 @@ func TestRaces(t *testing.T) {
 	source := r.tree(1)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	copies := make(chan error, 3)
+	copies := make(chan error, 2)
 	for i := range cap(copies) {
 		go func() {
 			copied := filepath.Join(r.dir, fmt.Sprint("copied", i))
