@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -53,7 +54,7 @@ func TestReadScenariosSpinning(t *testing.T) {
 		for i, qd := range []int{8, 32} {
 			name := fmt.Sprintf("%s/%dK/QD%d", w.scenario, w.size>>10, qd)
 			t.Run(name, func(t *testing.T) {
-				inFakeTime(t, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
 					r := newRig(t, rigOptions{rates: s.rates, copies: 2, spins: s.spins, timing: func(i int, tm *simdisk.Timing) {
 						if s.spins(i) {
 							*tm = simdisk.HDD(s.rates[i] * 1e6)
@@ -168,7 +169,7 @@ func TestMixedScenarios(t *testing.T) {
 		for i, qd := range []int{8, 32} {
 			name := fmt.Sprintf("%s/QD%d", s.name, qd)
 			t.Run(name, func(t *testing.T) {
-				inFakeTime(t, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
 					r := newRig(t, rigOptions{rates: s.rates, timing: s.timing, copies: 2})
 					defer r.close()
 					rate, reads, writes := r.mixed(qd, 2, warmUp, warmUp+measure)
@@ -243,7 +244,7 @@ func TestOpenLoopScenarios(t *testing.T) {
 		for i, load := range []float64{.5, .8} {
 			name := fmt.Sprintf("%s/k%d/%.0f", s.name, w.k, 100*load)
 			t.Run(name, func(t *testing.T) {
-				inFakeTime(t, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
 					r := newRig(t, rigOptions{rates: s.rates, timing: s.timing, copies: w.k})
 					defer r.close()
 					lat := r.openLoop(load*w.ideal/chunk, warmUp, warmUp+measure)
