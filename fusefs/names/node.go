@@ -38,7 +38,7 @@ type node struct {
 	ctime      time.Time
 	dirty      bool
 	change     uint64    // grows with each change of the above
-	replacedAt time.Time // when data became a new object that the record does not have yet; zero: it has
+	replacedAt time.Time // when the content was taken away; zero: what came then is in the record
 	old        []uint64  // objects that were replaced
 }
 
@@ -231,6 +231,9 @@ func (n *node) empty(ctx context.Context) error {
 		return err
 	}
 	if rec.Size == 0 || rec.Links == 0 { // nothing that a crash should leave
+		n.mu.Lock()
+		n.replacedAt = time.Now()
+		n.mu.Unlock()
 		return n.data.file.Cut(ctx, 0)
 	}
 	number, err := n.t.v.NewFileNumber(ctx)

@@ -27,21 +27,24 @@ func (t *Tree) reaper() {
 			return
 		case <-t.reap:
 		}
-		for more := true; more; {
-			var err error
-			if more, err = t.reapSome(); err != nil && t.ctx.Err() == nil {
-				t.log.Error("names: giving space back", "err", err)
-				timer := time.NewTimer(reapRetry)
-				select {
-				case <-t.ctx.Done():
-				case <-timer.C:
-				}
-				timer.Stop()
-				poke(t.reap)
-				break
-			}
+		more, err := true, error(nil)
+		for more && err == nil {
+			more, err = t.reapSome()
 		}
-		poke(t.reaped)
+		t.mu.Lock()
+		close(t.reaped)
+		t.reaped = make(chan struct{})
+		t.mu.Unlock()
+		if err != nil && t.ctx.Err() == nil && !t.dead.Load() {
+			t.log.Error("names: giving space back", "err", err)
+			timer := time.NewTimer(reapRetry)
+			select {
+			case <-t.ctx.Done():
+			case <-timer.C:
+			}
+			timer.Stop()
+			poke(t.reap)
+		}
 	}
 }
 
@@ -78,7 +81,10 @@ func (t *Tree) take() (orphans []*orphan, drops []uint64) {
 // reapSome gives something back; more tells that it did.
 func (t *Tree) reapSome() (more bool, err error) {
 	if t.dead.Load() {
-		return false, nil
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.reapErr = journal.ErrDead
+		return false, t.reapErr
 	}
 	orphans, drops := t.take()
 	if len(orphans)+len(drops) == 0 {
@@ -86,8 +92,9 @@ func (t *Tree) reapSome() (more bool, err error) {
 	}
 	defer func() {
 		t.mu.Lock()
-		t.reaping = 0
+		t.reaping, t.reapErr = 0, err
 		if err != nil { // again later
+			t.dead.Store(t.dead.Load() || errors.Is(err, journal.ErrDead))
 			t.queue = append(t.queue, orphans...)
 			t.drops = append(t.drops, drops...)
 		}
@@ -188,23 +195,26 @@ func (t *Tree) reclaim(ctx context.Context) error {
 		return err
 	}
 	for t.reclaimable() {
-		if t.dead.Load() {
-			return journal.ErrDead
-		}
+		t.mu.Lock()
+		done := t.reaped
+		t.mu.Unlock()
 		poke(t.reap)
 		select {
-		case <-t.reaped:
+		case <-done:
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-t.ctx.Done():
+			return errClosed
 		}
-		poke(t.reaped) // others may wait as well
-		if t.reclaimable() {
-			if err := t.SyncDir(ctx, Root); err != nil {
-				return err
-			}
-			time.Sleep(time.Millisecond)
+		t.mu.Lock()
+		err := t.reapErr
+		t.mu.Unlock()
+		if err == nil {
+			err = t.SyncDir(ctx, Root) // what came meanwhile
+		}
+		if err != nil {
+			return err
 		}
 	}
-	err := t.v.Flush(ctx)
-	return errors.Join(err, t.SyncDir(ctx, Root))
+	return t.SyncDir(ctx, Root)
 }

@@ -43,9 +43,10 @@ type Tree struct {
 	queue   []*orphan       // of these: those that nobody uses any more
 	drops   []uint64        // objects that are nobody's any more, their end committed
 	reaping int             // orphans and drops that are being given back
+	reapErr error           // of the last attempt
 
 	commits committer
-	reaped  chan struct{} // told when the reaper has done a round
+	reaped  chan struct{} // closed, and replaced under mu, when the reaper has done a round
 	reap    chan struct{} // has one element when there may be something to give back
 
 	ctx    context.Context // ends when the tree closes
@@ -73,7 +74,7 @@ func Open(ctx context.Context, o Options) (*Tree, error) {
 	}
 	t := &Tree{opts: o, v: o.Volume, j: o.Journal, log: o.Logger, delta: newDelta(o.DeltaLimit), renames: make(chan struct{}, 1),
 		nodes: map[Ino]*node{}, dirty: map[*node]bool{}, refs: map[Ino]uint64{}, orphans: map[Ino]*orphan{},
-		reaped: make(chan struct{}, 1), reap: make(chan struct{}, 1)}
+		reaped: make(chan struct{}), reap: make(chan struct{}, 1)}
 	t.locks.init()
 	if err := t.load(ctx); err != nil {
 		return nil, fmt.Errorf("name space: %w", err)
@@ -130,8 +131,8 @@ func (t *Tree) ForgetAll() {
 func (t *Tree) Close(ctx context.Context) error {
 	t.ForgetAll()
 	err := t.Sync(ctx)
-	if err == nil {
-		err = t.reclaim(ctx)
+	if rerr := t.reclaim(ctx); err == nil && rerr != nil {
+		t.log.Warn("names: space is given back at the next open", "err", rerr)
 	}
 	t.commits.close()
 	t.cancel()
@@ -152,10 +153,13 @@ func poke(ch chan struct{}) {
 	}
 }
 
-// hash is the place of a name in a directory.
-func (t *Tree) hash(name string) uint64 {
+// hash is the place of a name in a directory, or among attributes.
+func (t *Tree) hash(name string) uint64 { return hashName(&t.seed, name) }
+
+// hashName is part of the format: the first 58 bits of the SHA-256 of seed and name; 1 stands for 0.
+func hashName(seed *[16]byte, name string) uint64 {
 	var buf [16 + MaxName]byte
-	n := copy(buf[:], t.seed[:])
+	n := copy(buf[:], seed[:])
 	n += copy(buf[n:], name)
 	sum := sha256.Sum256(buf[:n])
 	return max(binary.LittleEndian.Uint64(sum[:])>>6, 1)
