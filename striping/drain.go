@@ -99,9 +99,11 @@ func (v *Volume) checkRoom(ids []devices.ID) error {
 	if need > have {
 		return &RoomError{need, max(have, 0)}
 	}
-	var logical int64
+	logical := v.fileBytes.Load()
 	for _, o := range v.allObjects() {
-		logical += o.slots.Load()
+		if !o.isFile {
+			logical += o.slots.Load()
+		}
 	}
 	if fit := policy.Capacity(caps, int(v.info.Copies)); logical > fit {
 		return &RoomError{logical * int64(v.info.Copies), fit * int64(v.info.Copies)}

@@ -69,14 +69,24 @@ func (v *Volume) raiseNumbers(ctx context.Context) error {
 func (v *Volume) OpenFile(number uint64, size, used int64) *File {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	o := v.fileLocked(number)
+	if !o.sized {
+		o.sized = true
+		o.size.Store(size)
+		o.slots.Add(used)
+	}
+	return &File{Export{v: v, o: o}}
+}
+
+// fileLocked returns the object of a file, opened. Called with v.mu.
+func (v *Volume) fileLocked(number uint64) *object {
 	o := v.objects[number]
 	if o == nil {
-		o = newObject(journal.Object{Number: number, Kind: journal.File, Name: fmt.Sprintf("file %d", number), Size: size})
-		o.slots.Store(used)
+		o = newObject(journal.Object{Number: number, Kind: journal.File, Name: fmt.Sprintf("file %d", number)})
 		v.objects[number] = o
 	}
 	o.open.Add(1)
-	return &File{Export{v: v, o: o}}
+	return o
 }
 
 // Close ends the use of the file. Data that was written stays as durable as it is.
@@ -102,16 +112,15 @@ func (v *Volume) forgetIdle(o *object) {
 	}
 }
 
-// hold returns the object of that number, also of a file that nobody has open, and keeps it until
-// release; nil if there is none that could be worked with.
+// hold returns the object of that number and keeps it until release. There is one for each number:
+// nobody knows here which files there are that are not open. Its size and use may not be known.
 func (v *Volume) hold(number uint64) (o *object, release func()) {
 	v.mu.Lock()
-	o = v.objects[number]
-	v.mu.Unlock()
-	if o != nil && !o.isFile {
+	defer v.mu.Unlock()
+	if o = v.objects[number]; o != nil && !o.isFile {
 		return o, func() {}
 	}
-	f := v.OpenFile(number, 0, 0)
+	f := &File{Export{v: v, o: v.fileLocked(number)}}
 	return f.e.o, f.Close
 }
 

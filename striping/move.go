@@ -63,10 +63,8 @@ const maxActions = 2 * maxCopies
 
 // move does with a chunk what is to be done, and commits the result.
 func (v *Volume) move(ctx context.Context, t *moveTask) error {
-	o := v.object(t.key.object)
-	if o == nil {
-		return nil
-	}
+	o, release := v.hold(t.key.object)
+	defer release()
 	c, err := v.acquire(t.key)
 	if err != nil {
 		return err

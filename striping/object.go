@@ -24,6 +24,7 @@ const MaxFileSize = 1 << 56
 // object is a sparse, byte-addressed thing.
 type object struct {
 	number  uint64
+	sized   bool // of a file: size and slots are known; guarded by Volume.mu
 	isFile  bool // known only while it is open or unsettled; see File
 	size    atomic.Int64
 	removed atomic.Bool

@@ -162,10 +162,8 @@ func (v *Volume) scrubList(ctx context.Context, id devices.ID, off int64) ([]scr
 
 // scrubCopy checks one copy and returns how many bytes it read.
 func (v *Volume) scrubCopy(ctx context.Context, j *job, m *member, it scrubItem) (int64, error) {
-	o := v.object(it.key.object)
-	if o == nil {
-		return 0, nil
-	}
+	o, release := v.hold(it.key.object)
+	defer release()
 	c, err := v.acquire(it.key)
 	if err != nil {
 		return 0, err

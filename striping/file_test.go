@@ -1,0 +1,127 @@
+package striping
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ballast/devices"
+	"ballast/journal"
+
+	"github.com/stretchr/testify/require"
+)
+
+// newFile makes a file with an inode record, as the name space would.
+func (r *rig) newFile(data []byte) *File {
+	ctx := r.t.Context()
+	n, err := r.v.NewFileNumber(ctx)
+	require.NoError(r.t, err)
+	f := r.v.OpenFile(n, 0, 0)
+	if len(data) > 0 {
+		f.Grow(int64(len(data)))
+		require.NoError(r.t, f.WriteAt(ctx, data, 0))
+		require.NoError(r.t, f.Sync(ctx))
+	}
+	r.putInode(f, int64(len(data)), 1)
+	return f
+}
+
+func (r *rig) putInode(f *File, size int64, links uint32) {
+	key := journal.InodeKey(f.Number())
+	now := time.Now()
+	rec := journal.Inode{Number: f.Number(), Object: f.Number(), Mode: journal.TypeRegular, Links: links, Size: size,
+		Blocks: f.Used() / blockSize, Atime: now, Mtime: now, Ctime: now, Btime: now}
+	b := &journal.Batch{}
+	b.Put(key, rec.Pack(key))
+	require.NoError(r.t, r.j.Commit(r.t.Context(), b))
+}
+
+// TestFileSlots: a file takes what its data needs, and one that grows is not copied again and again.
+func TestFileSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 1})
+		small := r.newFile(make([]byte, 5000))
+		require.EqualValues(t, 8192, small.Used())
+		grown := r.newFile(nil)
+		for i := range 16 {
+			grown.Grow(int64(i+1) * blockSize)
+			require.NoError(t, grown.WriteAt(t.Context(), stamped(i, 1, 1), int64(i)*blockSize))
+			require.NoError(t, grown.Sync(t.Context()))
+		}
+		require.EqualValues(t, 64<<10, grown.Used())
+		require.EqualValues(t, 4, r.v.stats.rewrote.Load(), "slots of 1, 2, 4, 8 and 16 blocks")
+		p := make([]byte, 64<<10)
+		require.NoError(t, grown.ReadAt(t.Context(), p, 0))
+		require.Equal(t, stamped(0, 16, 1), p)
+		small.Close()
+		grown.Close()
+		require.NoError(t, r.v.Flush(t.Context()))
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.Empty(t, r.v.objects, "nobody has them open")
+		require.NoError(t, r.close())
+	})
+}
+
+// TestFilesAtOpen: what no inode has, or lies behind a file's end, is given back.
+func TestFilesAtOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 1})
+		kept, cut, gone, lost := r.newFile(stamped(0, 48, 1)), r.newFile(stamped(0, 48, 2)), r.newFile(stamped(0, 48, 3)), r.newFile(stamped(0, 48, 4))
+		r.putInode(cut, 70_000, 1) // its last chunk was never covered
+		r.putInode(gone, 48*blockSize, 0)
+		b := &journal.Batch{}
+		b.Delete(journal.InodeKey(lost.Number()))
+		require.NoError(t, r.j.Commit(t.Context(), b))
+		for _, f := range []*File{kept, cut, gone, lost} {
+			f.Close()
+		}
+		require.NoError(t, r.close())
+		r.open()
+		require.Equal(t, []uint64{gone.Number()}, r.v.TakeOrphans())
+		require.EqualValues(t, 3, r.v.FoundInodes())
+		require.EqualValues(t, (3+2)*64<<10, r.v.Status().UsedBytes)
+		val, err := r.j.Get(journal.InodeKey(cut.Number()))
+		require.NoError(t, err)
+		rec, err := journal.ParseInode(journal.InodeKey(cut.Number()), val)
+		require.NoError(t, err)
+		require.EqualValues(t, 32, rec.Blocks, "corrected")
+		f := r.v.OpenFile(kept.Number(), 48*blockSize, 48*blockSize)
+		p := make([]byte, 48*blockSize)
+		require.NoError(t, f.ReadAt(t.Context(), p, 0))
+		require.Equal(t, stamped(0, 48, 1), p)
+		f.Close()
+		next, err := r.v.NewFileNumber(t.Context())
+		require.NoError(t, err)
+		require.Greater(t, next, lost.Number(), "numbers are never used twice")
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+	})
+}
+
+// TestDrainMovesFiles: files that nobody has open are moved as well.
+func TestDrainMovesFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 3, size: 8 << 20})
+		f := r.newFile(stamped(0, 512, 1))
+		f.Close()
+		require.NoError(t, r.v.Flush(t.Context()))
+		h, err := r.v.holds(t.Context(), 2)
+		require.NoError(t, err)
+		require.NotZero(t, h.Chunks)
+		id, err := r.v.Drain(t.Context(), []devices.ID{2}, JobOptions{})
+		require.NoError(t, err)
+		until(t, time.Minute, "drained", r.jobEnded(id))
+		h, err = r.v.holds(t.Context(), 2)
+		require.NoError(t, err)
+		require.Zero(t, h.Chunks)
+		require.EqualValues(t, 512*blockSize, r.v.Status().UsedBytes)
+		f = r.v.OpenFile(f.Number(), 512*blockSize, 512*blockSize)
+		p := make([]byte, 512*blockSize)
+		require.NoError(t, f.ReadAt(t.Context(), p, 0))
+		require.Equal(t, stamped(0, 512, 1), p)
+		require.EqualValues(t, 512*blockSize, f.Used())
+		f.Close()
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+	})
+}
