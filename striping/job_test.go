@@ -2,8 +2,10 @@ package striping
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+var drainSeeds = flag.Int("drains", 6, "drains through simulated power cuts")
 
 // addDisk adds a disk to the served volume.
 func (r *rig) addDisk(size int64, timing simdisk.Timing) devices.ID {
@@ -67,6 +71,23 @@ func (r *rig) job(id string) JobStatus {
 	}
 	r.t.Fatalf("no job %s", id)
 	return JobStatus{}
+}
+
+// rest has the jobs rest, so that the volume can be looked at from inside.
+func (r *rig) rest() (again func()) {
+	if r.v.PauseJob(context.Background(), "", "") != nil {
+		return func() {} // there is none
+	}
+	t := &r.v.jobs
+	for busy := true; busy; time.Sleep(time.Millisecond) {
+		t.mu.Lock()
+		busy = false
+		for _, j := range t.list {
+			busy = busy || j.cancel != nil
+		}
+		t.mu.Unlock()
+	}
+	return func() { require.NoError(r.t, r.v.ResumeJob(context.Background(), "", "")) }
 }
 
 // fillExport makes an export s of n chunks and writes all of it, version 1.
@@ -244,4 +265,70 @@ func TestReturnCostsWhatWasMissed(t *testing.T) {
 		require.NoError(t, r.v.checkCopies(t.Context()))
 		require.NoError(t, r.close())
 	})
+}
+
+// TestDrainThroughCrashes empties two of six disks while clients write and the power goes again and
+// again: the job goes on by itself, no chunk ever has fewer copies than asked for, nothing that was
+// promised is lost, and little is done twice.
+func TestDrainThroughCrashes(t *testing.T) {
+	for seed := range uint64(*drainSeeds) {
+		synctest.Test(t, func(t *testing.T) { drainThroughCrashes(t, seed, 12) })
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	require.NotZero(t, drainCuts.Load())
+	fmt.Printf("drains: %d power cuts within them, no promise broken\n", drainCuts.Load())
+}
+
+// drainCuts counts the power cuts that came within a drain.
+var drainCuts atomic.Int64
+
+func drainThroughCrashes(t *testing.T, seed uint64, cuts int) {
+	rng := rand.New(rand.NewPCG(seed, 21))
+	timing := simdisk.Timing{ReadRate: 20e6, WriteRate: 10e6, PerOp: 50 * time.Microsecond, Latency: 200 * time.Microsecond}
+	r := newRig(t, rigConfig{disks: 6, size: 8 << 20, copies: uint8(1 + seed%3), seed: seed, timing: timing, latency: time.Millisecond,
+		opts: Options{DirtyLimit: 256 << 10, FlushInterval: 50 * time.Millisecond, WriteAge: 3 * time.Millisecond}})
+	chunks := 240 / int(r.cfg.copies)
+	s := r.fillExport(chunks)
+	s.Close()
+	const size = 24 * 64 << 10
+	m := newModel(size)
+	require.NoError(t, r.v.CreateExport(t.Context(), "e", size))
+	started := false
+	within := 0
+	for range cuts {
+		l := startLoad(r, m, rng, 2, 2*time.Millisecond)
+		if !started {
+			_, err := r.v.Drain(t.Context(), []devices.ID{2, 5}, JobOptions{})
+			require.NoError(t, err)
+			started = true
+		}
+		time.Sleep(time.Duration(rng.IntN(40_000)) * time.Microsecond)
+		synctest.Wait()
+		l.stop.Store(true)
+		if !r.jobEnded("drain-1")() {
+			within++
+		}
+		r.crash(rng, simdisk.Random)
+		l.wg.Wait()
+		require.Empty(t, l.errs)
+		r.open()
+		require.Zero(t, r.v.Status().Degraded, "fewer copies than asked for")
+		require.Zero(t, r.v.Status().Lost)
+		again := r.rest()
+		verifyReopened(t, r, m, true)
+		again()
+	}
+	drainCuts.Add(int64(within))
+	until(t, 10*time.Minute, "drained", r.jobEnded("drain-1"))
+	require.Equal(t, "done", r.job("drain-1").State)
+	for _, id := range []devices.ID{2, 5} {
+		require.NoError(t, r.v.RemoveDevice(t.Context(), id))
+	}
+	s = r.export("s")
+	r.requireStamped(s, chunks, 1)
+	s.Close()
+	require.NoError(t, r.v.checkCopies(t.Context()))
+	require.NoError(t, r.close())
 }

@@ -226,6 +226,12 @@ func (v *Volume) pass(ctx context.Context, j *job, r *moveRule) (moved int64, wh
 	for _, last := range []int{1, maxCopies} {
 		v.setUrgency(j, last == 1)
 		from := journal.MakeKey(journal.SpaceChunk, 0, 0)
+		ranked := &moveRule{among: r.among, next: func(places []place) *action {
+			if last == 1 && v.goodCopies(places) > 1 {
+				return nil // its third copy can wait until all have a second
+			}
+			return r.next(places)
+		}}
 		for from != (journal.Key{}) {
 			var batch []pendingMove
 			next := journal.Key{}
@@ -243,7 +249,7 @@ func (v *Volume) pass(ctx context.Context, j *job, r *moveRule) (moved int64, wh
 			if err != nil {
 				return moved, why, err
 			}
-			n, because := v.moveAll(ctx, j, r, batch)
+			n, because := v.moveAll(ctx, j, ranked, batch)
 			moved += n
 			if because != nil {
 				why = because

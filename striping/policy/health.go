@@ -34,6 +34,10 @@ const (
 	foreignShare  = 0.3
 	lostMemory    = 30 * time.Second
 	lostShare     = 0.05
+	// steadyRatio counts as more than 4 where it lasts: what is 5x slower for good measures as 3.9
+	// where the sizes of operations are mixed.
+	steadyRatio  = 3.5
+	steadyMemory = 1.5 // seconds
 	// RatioNoticed is the ratio from which a second counts as neither good nor bad.
 	RatioNoticed = 2.0
 )
@@ -54,6 +58,7 @@ type Health struct {
 	Since   time.Duration // of Slow
 	Lost    float64       // share of the time lost in stalls, over lostMemory
 	calm    time.Duration // since the last bad second
+	lnRatio float64       // over steadyMemory
 	entries []time.Duration
 	gather  Vitals
 	gatherT time.Duration
@@ -84,6 +89,7 @@ func (h *Health) Step(now, second time.Duration, v Vitals, allowed bool) HealthV
 	}
 	d := 0
 	if h.gather.Ops >= need || v.Stalled > second/2 {
+		h.lnRatio += (1 - math.Exp(-h.gatherT.Seconds()/steadyMemory)) * (math.Log(max(1, h.gather.Ratio)) - h.lnRatio)
 		d = h.points(v)
 		h.gather, h.gatherT = Vitals{}, 0
 	} else if h.gatherT >= maxGather {
@@ -142,7 +148,7 @@ func (h *Health) points(v Vitals) int {
 		return 4
 	case r > 8:
 		return 3
-	case r > 4:
+	case r > 4, math.Exp(h.lnRatio) > steadyRatio:
 		return 2
 	case h.Lost > lostShare:
 		return 1
