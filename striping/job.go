@@ -58,13 +58,14 @@ var (
 
 // job is a job of an open volume. Guarded by jobTable.mu but for what is said otherwise.
 type job struct {
-	rec     journal.Job
-	blocked string
-	cancel  context.CancelFunc // ends what is under way for it; nil: nothing is
-	started time.Time          // of counting in this life
-	samples []jobSample        // of bytes done, oldest first
-	saved   time.Time
-	sized   bool // rec.Total counts what is left
+	rec         journal.Job
+	blocked     string
+	cancel      context.CancelFunc // ends what is under way for it; nil: nothing is
+	started     time.Time          // of the work under way
+	startedDone uint64             // bytes that were done then
+	samples     []jobSample        // of bytes done, oldest first
+	saved       time.Time
+	sized       bool // rec.Total counts what is left
 }
 
 type jobSample struct {
@@ -296,7 +297,7 @@ func (v *Volume) firstJob() (*job, context.Context, context.CancelFunc) {
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
 	first.cancel = cancel
-	first.started = time.Now()
+	first.started, first.startedDone = time.Now(), first.rec.Done
 	first.samples = nil
 	return first, ctx, cancel
 }

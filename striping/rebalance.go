@@ -90,7 +90,7 @@ func (v *Volume) Rebalance(ctx context.Context, o JobOptions) (string, error) {
 	if o.Reason == "" {
 		o.Reason = "asked for"
 	}
-	j, err := v.addJob(ctx, journal.Job{Kind: journal.JobRebalance, Total: uint64(move), Reason: o.Reason})
+	j, err := v.addJob(ctx, journal.Job{Kind: journal.JobRebalance, Total: uint64(move), Pace: uint64(max(o.Pace, 0)), Reason: o.Reason})
 	if err != nil {
 		return "", err
 	}

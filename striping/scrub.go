@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"ballast/devices"
 	"ballast/journal"
@@ -77,7 +76,6 @@ func (v *Volume) runScrub(ctx context.Context, j *job) error {
 	j.sized = true
 	at, off := devices.ID(j.rec.CursorDevice), j.rec.CursorOff
 	v.jobs.mu.Unlock()
-	began, read := time.Now(), int64(0)
 	for _, m := range v.devs() {
 		if m.id < at || m.Device == nil {
 			continue
@@ -98,15 +96,10 @@ func (v *Volume) runScrub(ctx context.Context, j *job) error {
 				off = it.off + 1
 				v.jobs.mu.Lock()
 				j.rec.CursorDevice, j.rec.CursorOff = uint16(m.id), off
-				pace := j.rec.Pace
 				v.jobs.mu.Unlock()
 				v.countJob(j, n)
-				read += n
-				if pace > 0 {
-					due := time.Duration(float64(read) / float64(pace) * float64(time.Second))
-					if err := pause(ctx, max(0, due-time.Since(began))); err != nil {
-						return err
-					}
+				if err := v.keepPace(ctx, j); err != nil {
+					return err
 				}
 				if v.moreUrgent(j) {
 					return errYield

@@ -348,6 +348,7 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 						why = err
 					}
 					mu.Unlock()
+					_ = v.keepPace(ctx, j) // else ctx has ended, which is seen above
 				}
 			})
 		}
@@ -357,6 +358,18 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 		why = errors.New("they are being written all the time, or a device that is needed does not answer")
 	}
 	return moved, why
+}
+
+// keepPace waits until j may do more.
+func (v *Volume) keepPace(ctx context.Context, j *job) error {
+	t := &v.jobs
+	t.mu.Lock()
+	pace, done, took := j.rec.Pace, j.rec.Done-j.startedDone, time.Since(j.started)
+	t.mu.Unlock()
+	if pace == 0 {
+		return nil
+	}
+	return pause(ctx, max(0, time.Duration(float64(done)/float64(pace)*float64(time.Second))-took))
 }
 
 // movesPerDevice is how many chunks of one source are copied side by side.

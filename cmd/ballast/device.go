@@ -110,6 +110,7 @@ is; "ballast rebalance start" moves the new device's share to it.`,
 func (a *app) deviceDrain() *cobra.Command {
 	q := &control.DeviceRequest{Op: "drain"}
 	var cancel bool
+	var pace string
 	c := &cobra.Command{
 		Use:   "drain VOLUME DEVICE...",
 		Short: "Move everything off devices, while the volume is served",
@@ -119,9 +120,14 @@ func (a *app) deviceDrain() *cobra.Command {
 				return a.cancelDrain(cmd.Context(), args[0], args[1:])
 			}
 			q.Devices = deviceNames(args[1:])
+			var err error
+			if q.Pace, err = parsePace(pace); err != nil {
+				return err
+			}
 			return a.askDevice(cmd.Context(), args[0], q)
 		},
 	}
+	c.Flags().StringVar(&pace, "pace", "", "move no more than so much per second (50MiB)")
 	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "only tell how much would be moved, how long it would take, and how full the others would be")
 	c.Flags().BoolVar(&cancel, "cancel", false, "end the drain of these devices; they take part again")
 	c.Flags().StringVar(&q.Reason, "reason", "", "why, for the record")

@@ -29,6 +29,18 @@ func (a *app) askJob(ctx context.Context, volume string, q *control.JobRequest) 
 	return a.printStarted(q.DryRun, &done, &plan)
 }
 
+// parsePace reads bytes per second; "" is no limit.
+func parsePace(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := size.Parse(s)
+	if err != nil {
+		return 0, control.Refuse("E_SIZE", "--pace: %v", err).WithTry("--pace 50MiB")
+	}
+	return n, nil
+}
+
 // kindCommand holds what can be done with the jobs of one kind.
 func (a *app) kindCommand(kind, short string) *cobra.Command {
 	start := &control.JobRequest{Op: "start", Kind: kind}
@@ -38,19 +50,16 @@ func (a *app) kindCommand(kind, short string) *cobra.Command {
 		Short: "Begin",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if pace != "" {
-				n, err := size.Parse(pace)
-				if err != nil {
-					return control.Refuse("E_SIZE", "--pace: %v", err).WithTry("--pace 50MiB")
-				}
-				start.Pace = n
+			var err error
+			if start.Pace, err = parsePace(pace); err != nil {
+				return err
 			}
 			return a.askJob(cmd.Context(), args[0], start)
 		},
 	}
 	startCommand.Flags().BoolVar(&start.DryRun, "dry-run", false, "only tell how much there is to do and how long it would take")
-	if kind == "scrub" {
-		startCommand.Flags().StringVar(&pace, "pace", "", "read no more than so much per second (50MiB)")
+	if kind != "rebuild" {
+		startCommand.Flags().StringVar(&pace, "pace", "", "do no more than so much per second (50MiB)")
 	}
 	commands := []*cobra.Command{startCommand, {
 		Use:   "status VOLUME",

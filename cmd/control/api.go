@@ -93,6 +93,7 @@ type DeviceRequest struct {
 	State   string   `json:"state,omitempty"` // of set: online, slow, auto
 	Reason  string   `json:"reason,omitempty"`
 	Force   bool     `json:"force,omitempty"`
+	Pace    int64    `json:"pace_bytes_per_second,omitempty"`
 	DryRun  bool     `json:"dry_run,omitempty"` // of drain
 }
 

@@ -122,7 +122,7 @@ func (a *api) changeDevices(w http.ResponseWriter, r *http.Request) {
 			if q.DryRun {
 				return a.plan(a.engine.ForecastDrain(ctx, ids))
 			}
-			job, err := a.engine.Drain(ctx, ids, striping.JobOptions{Reason: q.Reason})
+			job, err := a.engine.Drain(ctx, ids, striping.JobOptions{Reason: q.Reason, Pace: max(q.Pace, 0)})
 			return a.done(job, "%s moves everything off %s", job, strings.Join(q.Devices, ", ")), err
 		}
 		if len(q.Devices) != 1 {
@@ -139,7 +139,7 @@ func (a *api) changeDevice(ctx context.Context, q *control.DeviceRequest, spec v
 	case "remove":
 		return a.done("", "device %s is no longer part of the volume", name), a.engine.removeDevice(ctx, name)
 	case "replace":
-		job, err := a.engine.replace(ctx, name, spec, q.Force, striping.JobOptions{Reason: q.Reason})
+		job, err := a.engine.replace(ctx, name, spec, q.Force, striping.JobOptions{Reason: q.Reason, Pace: max(q.Pace, 0)})
 		return a.done(job, "%s moves what is on %s to %s", job, name, spec.Given), err
 	case "offline":
 		return a.done("", "device %s is offline, its disk may be taken away", name), a.engine.offline(ctx, name, q.Force)
