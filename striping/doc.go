@@ -59,6 +59,14 @@
 // between would look like rot. Knowing the new sum beforehand, recovery can tell old, new and
 // torn apart, per block and per copy, with one commit per batch of overwrites.
 //
+// # How data moves
+//
+// Jobs (drain, replace, rebuild, rebalance) move copies of chunks while clients read and write
+// them; move.go says how, job.go what a job is. D7: at every moment of it the copies that the journal
+// names are good ones: a new copy is synced before the chunk names it, the chunk names it before the
+// journal does, and the old slot is given back after that. What is left to do is found in the
+// placements, so a crash costs what was under way.
+//
 // # Concurrency
 //
 // Volume and Export are safe for concurrent use. Lock order: object.resize, chunk.mu, then one of
@@ -73,11 +81,16 @@
 //
 // # Failures
 //
-// A device that is missing at open, fails a sync, disappears or keeps failing writes is out: it
-// gets no new chunks, copies there that miss a write are journaled as stale before the write
-// counts as durable, and it is read only when no other copy is left. One that does not answer for
-// 5 s (30 s when there is one copy) is out until it answers again. What clients of k >= 2 copies
-// see of it is a delay.
+// A device has a state, journaled with its reason: online, slow, draining, drained, failed,
+// missing, rebuilding (states.go says who sets them, effectsOf what they do). One that fails a sync,
+// disappears or keeps failing writes has failed; one that is slow by its own history, and not for a
+// cause that others share (policy.Health), or that does not answer for 5 s (30 s when there is one
+// copy), sits out: it gets no new chunks, and copies there that miss a write are journaled as stale
+// before the write counts as durable. No more than copies-1 failure domains sit out for being slow.
+// What clients of k >= 2 copies see of any of it is a delay.
+//
+// Copies that are stale, or on devices that are gone, are made anew by a rebuild, which starts by
+// itself; a device that is missing is waited for first (missingGrace).
 //
 // A write-out that no device takes keeps its data in RAM, is tried again, and makes flushes fail
 // meanwhile; when such data fills half of DirtyLimit, writes fail too.

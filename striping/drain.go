@@ -248,30 +248,17 @@ func (v *Volume) conflicts(kind journal.JobKind) error {
 // holds is what the journal has on a device.
 func (v *Volume) holds(ctx context.Context, id devices.ID) (DataError, error) {
 	var h DataError
-	var rec journal.Chunk
-	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
-		if k.Space() != journal.SpaceChunk {
-			return errStop
-		}
-		if err := rec.Parse(k, val); err != nil {
-			return err
-		}
-		places := placesOf(&rec)
+	err := v.scanChunks(ctx, func(_ chunkKey, rec *journal.Chunk, places []place) {
 		i := slices.IndexFunc(places, func(p place) bool { return p.dev == id })
-		if i < 0 || rec.Slot == 0 {
-			return ctx.Err()
+		if i < 0 {
+			return
 		}
 		h.Chunks++
 		h.Bytes += int64(rec.Slot) * blockSize
-		places = slices.Delete(places, i, i+1)
-		if v.goodCopies(places) == 0 {
+		if v.goodCopies(slices.Delete(places, i, i+1)) == 0 {
 			h.Only++
 		}
-		return ctx.Err()
 	})
-	if errors.Is(err, errStop) {
-		err = nil
-	}
 	return h, err
 }
 

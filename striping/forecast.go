@@ -48,6 +48,9 @@ func (v *Volume) newForecast(kind journal.JobKind) *forecasting {
 
 // seconds is how long a device reads or writes so many bytes, piece by piece.
 func (m *member) seconds(kind devices.Kind, bytes int64) float64 {
+	if bytes <= 0 {
+		return 0
+	}
 	piece := int64(256 << 10)
 	if m.Device.Rotational() {
 		piece = 1 << 20
@@ -192,17 +195,25 @@ func (v *Volume) ForecastRebalance(context.Context) (*Forecast, error) {
 
 // scanChunks calls fn for every placed chunk, as the journal has it.
 func (v *Volume) scanChunks(ctx context.Context, fn func(key chunkKey, rec *journal.Chunk, places []place)) error {
+	return v.scanChunksFrom(ctx, journal.MakeKey(journal.SpaceChunk, 0, 0), func(key chunkKey, rec *journal.Chunk, places []place) bool {
+		fn(key, rec, places)
+		return true
+	})
+}
+
+// scanChunksFrom is scanChunks from a key on, until fn returns false. rec is valid during the call.
+func (v *Volume) scanChunksFrom(ctx context.Context, from journal.Key, fn func(key chunkKey, rec *journal.Chunk, places []place) bool) error {
 	var rec journal.Chunk
-	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
+	err := v.j.ScanFrom(from, func(k journal.Key, val []byte) error {
 		if k.Space() != journal.SpaceChunk {
 			return errStop
 		}
 		if err := rec.Parse(k, val); err != nil {
 			return err
 		}
-		if rec.Slot > 0 {
-			_, object, index := k.Parts()
-			fn(chunkKey{object, index}, &rec, placesOf(&rec))
+		_, object, index := k.Parts()
+		if rec.Slot > 0 && !fn(chunkKey{object, index}, &rec, placesOf(&rec)) {
+			return errStop
 		}
 		return ctx.Err()
 	})

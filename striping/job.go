@@ -58,14 +58,14 @@ var (
 
 // job is a job of an open volume. Guarded by jobTable.mu but for what is said otherwise.
 type job struct {
-	rec         journal.Job
-	blocked     string
-	cancel      context.CancelFunc // ends what is under way for it; nil: nothing is
-	started     time.Time          // of the work under way
-	startedDone uint64             // bytes that were done then
-	samples     []jobSample        // of bytes done, oldest first
-	saved       time.Time
-	sized       bool // rec.Total counts what is left
+	rec     journal.Job
+	blocked string
+	cancel  context.CancelFunc // ends what is under way for it; nil: nothing is
+	started time.Time          // of the work under way
+	paced   int64              // bytes begun since then
+	samples []jobSample        // of bytes done, oldest first
+	saved   time.Time
+	sized   bool // rec.Total counts what is left
 }
 
 type jobSample struct {
@@ -297,7 +297,7 @@ func (v *Volume) firstJob() (*job, context.Context, context.CancelFunc) {
 	}
 	ctx, cancel := context.WithCancel(t.ctx)
 	first.cancel = cancel
-	first.started, first.startedDone = time.Now(), first.rec.Done
+	first.started, first.paced = time.Now(), 0
 	first.samples = nil
 	return first, ctx, cancel
 }

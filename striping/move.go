@@ -113,6 +113,8 @@ func (v *Volume) act(ctx context.Context, o *object, vw *view, t *moveTask, act 
 		}
 	}
 	err := cp.copyAll(ctx)
+	cp.m.coming.Add(-cp.coming)
+	cp.coming = 0
 	if err == nil {
 		err = cp.sync(ctx)
 	}
@@ -141,6 +143,7 @@ type chunkCopy struct {
 	need uint64
 	// missed are blocks that were being overwritten when they were read.
 	missed bitmap
+	coming int64 // of the target's
 }
 
 // reserve takes a slot on the device that would soonest take the copy.
@@ -156,7 +159,14 @@ func (p *chunkCopy) reserve(act *action) error {
 	}
 	tried := map[devices.ID]bool{}
 	for {
-		id, ok := v.bal.Target(p.size, kept, func(id devices.ID) bool {
+		ahead := func(id devices.ID) time.Duration {
+			m := v.dev(id)
+			if m.Device == nil {
+				return 0
+			}
+			return time.Duration(m.seconds(devices.Write, m.coming.Load()) * float64(time.Second))
+		}
+		id, ok := v.bal.Target(p.size, kept, ahead, func(id devices.ID) bool {
 			if tried[id] || act.kind == actMove && id == p.vw.places[act.at].dev {
 				return false
 			}
@@ -167,6 +177,8 @@ func (p *chunkCopy) reserve(act *action) error {
 		}
 		if off, ok := (*volumeSpace)(v).Reserve(id, p.size); ok {
 			p.m, p.off = v.dev(id), off
+			p.m.coming.Add(p.size)
+			p.coming = p.size
 			return nil
 		}
 		tried[id] = true
@@ -348,6 +360,9 @@ func (p *chunkCopy) write(ctx context.Context, first int, buf *Buffer, class dev
 		return ctx.Err()
 	}
 	p.need = m.writes.Add(1)
+	n := min(p.coming, int64(buf.size))
+	p.coming -= n
+	m.coming.Add(-n)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package striping
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"ballast/devices"
@@ -139,43 +138,33 @@ func (v *Volume) rebalanceSome(ctx context.Context, j *job) (int64, error, error
 		}
 	}
 	var batch []pendingMove
-	var rec journal.Chunk
 	from := map[chunkKey]devices.ID{}
-	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
-		if k.Space() != journal.SpaceChunk || len(batch) >= moveBatch {
-			return errStop
-		}
-		if err := rec.Parse(k, val); err != nil || rec.Slot == 0 {
-			return err
-		}
-		places := placesOf(&rec)
+	err := v.scanChunksFrom(ctx, journal.MakeKey(journal.SpaceChunk, 0, 0), func(key chunkKey, rec *journal.Chunk, places []place) bool {
 		size := int64(rec.Slot) * blockSize
 		best := -1
 		for i := range places {
 			if places[i].stale {
-				return ctx.Err()
+				return true
 			}
 			if s := surplus[places[i].dev]; s >= size && (best < 0 || s > surplus[places[best].dev]) {
 				best = i
 			}
 		}
 		if best < 0 {
-			return ctx.Err()
+			return true
 		}
 		for id, d := range deficit { // is there somewhere to go
 			if d >= size && v.fitsBeside(places, best, id) {
 				deficit[id] -= size
 				surplus[places[best].dev] -= size
-				_, object, index := k.Parts()
-				key := chunkKey{object, index}
 				from[key] = places[best].dev
 				batch = append(batch, pendingMove{key: key, bytes: size, dev: places[best].dev, off: places[best].off})
 				break
 			}
 		}
-		return ctx.Err()
+		return len(batch) < moveBatch
 	})
-	if err != nil && !errors.Is(err, errStop) {
+	if err != nil {
 		return 0, nil, err
 	}
 	v.setUrgency(j, false)

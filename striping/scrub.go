@@ -2,7 +2,6 @@ package striping
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"ballast/devices"
@@ -49,26 +48,13 @@ func (v *Volume) Scrub(ctx context.Context, o JobOptions) (string, error) {
 
 // scanCopies calls fn for every copy that is not stale.
 func (v *Volume) scanCopies(ctx context.Context, fn func(rec *journal.Chunk, key chunkKey, p *journal.Copy)) error {
-	var rec journal.Chunk
-	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
-		if k.Space() != journal.SpaceChunk {
-			return errStop
-		}
-		if err := rec.Parse(k, val); err != nil {
-			return err
-		}
-		_, object, index := k.Parts()
+	return v.scanChunks(ctx, func(key chunkKey, rec *journal.Chunk, _ []place) {
 		for i := range rec.Copies {
-			if p := &rec.Copies[i]; !p.Stale && rec.Slot > 0 {
-				fn(&rec, chunkKey{object, index}, p)
+			if p := &rec.Copies[i]; !p.Stale {
+				fn(rec, key, p)
 			}
 		}
-		return ctx.Err()
 	})
-	if errors.Is(err, errStop) {
-		err = nil
-	}
-	return err
 }
 
 func (v *Volume) runScrub(ctx context.Context, j *job) error {
@@ -98,7 +84,7 @@ func (v *Volume) runScrub(ctx context.Context, j *job) error {
 				j.rec.CursorDevice, j.rec.CursorOff = uint16(m.id), off
 				v.jobs.mu.Unlock()
 				v.countJob(j, n)
-				if err := v.keepPace(ctx, j); err != nil {
+				if err := v.keepPace(ctx, j, n); err != nil {
 					return err
 				}
 				if v.moreUrgent(j) {

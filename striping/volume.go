@@ -81,6 +81,7 @@ type member struct {
 	hung   map[int64]*hungOp // writes in place that the device holds, by slot
 
 	copies atomic.Int64 // chunk copies placed on it
+	coming atomic.Int64 // bytes of chunks that are being moved to it and are not written yet
 
 	// The state and what it is judged by; guarded by Volume.mu.
 	state   journal.DeviceState

@@ -142,41 +142,16 @@ const moveBatch = 512
 // findMoves calls fn for the chunks from key on that r wants something of, as the journal has them,
 // with the number of their good copies; fn returns false to end.
 func (v *Volume) findMoves(ctx context.Context, from journal.Key, r *moveRule, fn func(p pendingMove, good int) bool) error {
-	var rec journal.Chunk
-	err := v.j.ScanFrom(from, func(k journal.Key, val []byte) error {
-		if k.Space() != journal.SpaceChunk {
-			return errStop
-		}
-		if err := rec.Parse(k, val); err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if rec.Slot == 0 {
-			return nil
-		}
-		places := placesOf(&rec)
+	return v.scanChunksFrom(ctx, from, func(key chunkKey, rec *journal.Chunk, places []place) bool {
 		if r.next(places) == nil {
-			return nil
+			return true
 		}
-		_, object, index := k.Parts()
-		p := pendingMove{key: chunkKey{object, index}, bytes: int64(len(rec.Sums)) * blockSize}
-		for i := range places {
-			if !places[i].stale {
-				p.dev, p.off = places[i].dev, places[i].off
-				break
-			}
+		p := pendingMove{key: key, bytes: int64(len(rec.Sums)) * blockSize}
+		if i := slices.IndexFunc(places, func(p place) bool { return !p.stale }); i >= 0 {
+			p.dev, p.off = places[i].dev, places[i].off
 		}
-		if !fn(p, v.goodCopies(places)) {
-			return errStop
-		}
-		return nil
+		return fn(p, v.goodCopies(places))
 	})
-	if errors.Is(err, errStop) {
-		err = nil
-	}
-	return err
 }
 
 // sizeMoves is how much there is to do.
@@ -208,6 +183,9 @@ func (v *Volume) runMoves(ctx context.Context, j *job) error {
 			return nil
 		}
 		v.jobs.mu.Lock()
+		if !j.sized && j.rec.Total > uint64(bytes) { // what was done since the record was written last
+			j.rec.Done = max(j.rec.Done, j.rec.Total-uint64(bytes))
+		}
 		j.rec.Total, j.sized = j.rec.Done+uint64(bytes), true
 		v.jobs.mu.Unlock()
 		moved, why, err := v.pass(ctx, j, r)
@@ -334,7 +312,7 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 		for range min(movesPerDevice, len(list)) {
 			wg.Go(func() {
 				for p := range work {
-					if ctx.Err() != nil {
+					if v.keepPace(ctx, j, p.bytes) != nil {
 						return
 					}
 					r := rule(p.key)
@@ -348,7 +326,6 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 						why = err
 					}
 					mu.Unlock()
-					_ = v.keepPace(ctx, j) // else ctx has ended, which is seen above
 				}
 			})
 		}
@@ -360,20 +337,21 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 	return moved, why
 }
 
-// keepPace waits until j may do more.
-func (v *Volume) keepPace(ctx context.Context, j *job) error {
+// keepPace waits until j may do that many bytes more.
+func (v *Volume) keepPace(ctx context.Context, j *job, bytes int64) error {
 	t := &v.jobs
 	t.mu.Lock()
-	pace, done, took := j.rec.Pace, j.rec.Done-j.startedDone, time.Since(j.started)
+	pace, before, took := j.rec.Pace, j.paced, time.Since(j.started)
+	j.paced += bytes
 	t.mu.Unlock()
 	if pace == 0 {
-		return nil
+		return ctx.Err()
 	}
-	return pause(ctx, max(0, time.Duration(float64(done)/float64(pace)*float64(time.Second))-took))
+	return pause(ctx, max(0, time.Duration(float64(before)/float64(pace)*float64(time.Second))-took))
 }
 
 // movesPerDevice is how many chunks of one source are copied side by side.
-const movesPerDevice = 4
+const movesPerDevice = 8
 
 // finishMoves draws the conclusions from a job that has nothing left to do.
 func (v *Volume) finishMoves(j *job) {

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"slices"
+	"time"
 
 	"ballast/devices"
 	"ballast/striping/policy"
@@ -9,12 +10,14 @@ import (
 
 // Target is the device that would soonest take one more copy, of size bytes, of a chunk that has
 // copies on the devices kept: in another failure domain, where the capacity guard agrees if there is
-// such a device. among, if not nil, limits the choice. False: no device takes it.
-func (b *Balancer) Target(size int64, kept []devices.ID, among func(devices.ID) bool) (devices.ID, bool) {
+// such a device. ahead is the work that a device will be given before, besides what it has. among, if
+// not nil, limits the choice. False: no device takes it.
+func (b *Balancer) Target(size int64, kept []devices.ID, ahead func(devices.ID) time.Duration, among func(devices.ID) bool) (devices.ID, bool) {
 	cands := b.candidates(size, devices.Background)
 	members := b.devs()
 	var domains []int
 	for i := range cands {
+		cands[i].Expect += ahead(members[i].id)
 		if slices.Contains(kept, members[i].id) && !members[i].gone.Load() && !slices.Contains(domains, members[i].domain) {
 			domains = append(domains, members[i].domain)
 		}

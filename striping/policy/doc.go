@@ -4,7 +4,8 @@
 // [Bound] and [Targets] say what a set of devices can do at best: throughput, usable capacity,
 // shares. [Place] chooses the devices of a new chunk, [Replica] the copy that serves a read,
 // [HedgeAt] and [HedgePays] when a second attempt is worth its cost, [Tokens] how many such
-// attempts there may be, [Segments] how one sequential stream is cut over spinning mirrors.
+// attempts there may be, [Segments] how one sequential stream is cut over spinning mirrors, [Health]
+// when a device is so slow that it should sit out.
 //
 // # Guarantees
 //
@@ -16,7 +17,7 @@
 //
 // # Concurrency
 //
-// Functions are pure. Tokens and Segments are not safe for concurrent use.
+// Functions are pure. Tokens, Segments and Health are not safe for concurrent use.
 //
 // # Failures
 //
