@@ -37,14 +37,14 @@ func forecastDrain(t *testing.T, seed uint64) float64 {
 	copies := uint8(1 + rng.IntN(2))
 	cfg := rigConfig{copies: copies, chunk: 256 << 10, seed: seed, latency: time.Millisecond, opts: Options{ReadAhead: -1}}
 	for range disks {
-		cfg.sizes = append(cfg.sizes, int64(32+rng.IntN(48))<<20)
+		cfg.sizes = append(cfg.sizes, int64(64+rng.IntN(96))<<20)
 	}
 	r := newRig(t, cfg)
 	for _, d := range r.disks {
 		rate := 20e6 + 100e6*rng.Float64()
 		d.SetTiming(simdisk.Timing{ReadRate: rate, WriteRate: rate * (0.5 + 0.5*rng.Float64()), PerOp: 50 * time.Microsecond})
 	}
-	chunks := 160 / int(copies)
+	chunks := 400 / int(copies)
 	s := r.fillExport(chunks)
 	for range 3 { // until the disks are known
 		r.requireStamped(s, chunks, 1)
