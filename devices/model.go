@@ -9,7 +9,7 @@ import (
 // the device now, when would it be done? It works on two time scales.
 //
 // Slow memory, the baseline: for each class of operation (write or read, sequential or random)
-// the service time a + b·size of the device when it is well, fitted over the last 512 samples or
+// the service time a + b·size of the device when it is well, fitted over the last 512 samples and
 // 30 s of busy time. The time measured is the serialised service time of dm-multipath's
 // historical-service-time selector: completion minus the later of dispatch and the previous
 // completion, so that waiting behind one's own operations does not count as slowness.
@@ -107,7 +107,7 @@ func (f *fit) merge(more *fit) {
 	if more.n == 0 {
 		return
 	}
-	w := min(math.Exp(-more.t/fitMemory), math.Pow(1-1.0/fitSamples, more.n))
+	w := max(math.Exp(-more.t/fitMemory), math.Pow(1-1.0/fitSamples, more.n))
 	f.n = f.n*w + more.n
 	f.s = f.s*w + more.s
 	f.t = f.t*w + more.t

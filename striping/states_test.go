@@ -39,9 +39,12 @@ func slowRig(t *testing.T, disks int, pause time.Duration) (*rig, *model, *load)
 			require.NoError(t, s.WriteAt(t.Context(), p, i*64<<10, false))
 		}
 		require.NoError(t, s.Sync(t.Context()))
-		for i := range int64(32) {
+		for i := range int64(32) { // of all sizes that clients use
 			require.NoError(t, s.ReadAt(t.Context(), p, i*64<<10))
+			require.NoError(t, s.ReadAt(t.Context(), p[:blockSize<<(i%4)], i*64<<10))
+			require.NoError(t, s.WriteAt(t.Context(), p[:blockSize<<(i%4)], i*64<<10, false))
 		}
+		require.NoError(t, s.Sync(t.Context()))
 	}
 	s.Close()
 	time.Sleep(10 * time.Second)
