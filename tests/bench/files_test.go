@@ -58,7 +58,7 @@ func TestBenchFiles(t *testing.T) {
 			return fileJob(t, s, "randread", "4k", 512, "--direct=1", "--ioengine=libaio", "--iodepth=32", "--io_size=64M")
 		}, "MiB/s"},
 		{"create 20000 x 8K", createFiles, "files/s"},
-		{"read 20000 x 8K", readFiles, "files/s"},
+		{"read 20000 x 8K", readFiles, "files/s"}, // of those before
 		{"unpack Go", func(t *testing.T, s system) float64 {
 			return perSecond(1, func() { harness.Tool(t, "tar", "-C", s.dir, "-xf", archive) })
 		}, "1/s"},
@@ -68,7 +68,7 @@ func TestBenchFiles(t *testing.T) {
 		{"find 100000", findFiles, "files/s"},
 		{"fsync 4K", fsyncRate, "1/s"},
 	} {
-		measureLine(t, systems, line.name, line.unit, line.run)
+		t.Run(line.name, func(t *testing.T) { measureLine(t, systems, line.name, line.unit, line.run) })
 	}
 }
 
