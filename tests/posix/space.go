@@ -102,6 +102,13 @@ var spaceCases = []Case{
 		_, err = unix.Seek(fd, -1, unix.SEEK_SET)
 		e.is(unix.EINVAL, err)
 	}},
+	{"blocksOfWhatIsCached", func(e *env) {
+		fd := e.open("f", unix.O_CREAT|unix.O_RDWR, 0o644)
+		e.pwrite(fd, strings.Repeat("s", 5000), 0)
+		e.true(e.stat("f").Blocks > 0, "GNU tar takes a file of no blocks for one of zeros")
+		e.create("g", strings.Repeat("s", 5000))
+		e.true(e.stat("g").Blocks > 0)
+	}},
 	{"blocksOfSmallFiles", func(e *env) {
 		e.create("empty", "")
 		e.create("small", strings.Repeat("s", 5000))
