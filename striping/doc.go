@@ -1,6 +1,10 @@
 // Package striping presents several devices as one volume.
 //
 // A [Volume] holds objects; an [Export] is an object that a block device client reads and writes.
+// A [File] is one that the name space gives names to; the volume knows it only while it is open or
+// not settled, and learns at open from the inode records in the journal whose the chunks are: those
+// of no inode, or behind a file's end, are forgotten then. Slots of files are as long as their data,
+// and double when they grow.
 // An object is cut into chunks (1 MiB by default), and each chunk, when it is first written, gets
 // a slot on as many devices as the volume keeps copies: on those that are expected to be done
 // first (package balance). Where a chunk stands and what its blocks must look like is journaled
