@@ -13,6 +13,7 @@ import (
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
 	"ballast/devices"
+	"ballast/fusefs/names"
 	"ballast/journal"
 
 	"github.com/zeebo/xxh3"
@@ -100,11 +101,29 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err := r.records(j); err != nil {
 		return nil, volumes.JournalRefusal(o.Volume, err)
 	}
+	if err := r.nameSpace(j); err != nil {
+		return nil, volumes.JournalRefusal(o.Volume, err)
+	}
 	if err := r.chunks(ctx, j); err != nil {
 		return nil, err
 	}
 	r.judge()
 	return r.report, nil
+}
+
+// nameSpace checks that the names, inodes and attributes of files fit together.
+func (r *run) nameSpace(j journal.Journal) error {
+	found, err := names.Verify(j)
+	if err != nil {
+		return err
+	}
+	for _, p := range found.Problems {
+		r.fault(Fault{What: p})
+	}
+	if more := found.Found - int64(len(found.Problems)); more > 0 {
+		r.fault(Fault{What: fmt.Sprintf("%d more problems of names", more)})
+	}
+	return nil
 }
 
 // copied is a journal in a temporary directory.
