@@ -85,7 +85,7 @@ func crashScenario(t *testing.T, seed uint64, crashes int) {
 		for i := range crashes {
 			quiet := i == crashes-1 // ends without a power cut
 			var stop atomic.Bool
-			c := &mClient{t: r.Tree, m: m, rng: rand.New(rand.NewPCG(seed, uint64(100+i))), stop: stop.Load}
+			c := &mClient{t: r.Tree, m: m, rng: rand.New(rand.NewPCG(seed, uint64(100+i))), stop: func() bool { return !quiet && stop.Load() }}
 			var wg sync.WaitGroup
 			var loadErr error
 			wg.Go(func() {
@@ -96,9 +96,6 @@ func crashScenario(t *testing.T, seed uint64, crashes int) {
 			})
 			time.Sleep(time.Duration(rng.IntN(300_000)) * time.Microsecond)
 			synctest.Wait()
-			if quiet {
-				c.stop = func() bool { return false }
-			}
 			stop.Store(true)
 			if quiet {
 				wg.Wait()
