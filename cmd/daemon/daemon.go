@@ -245,7 +245,8 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	engine := s.core.engine()
 	cache := newStatusCache(engine.Status())
 	s.wg.Go(func() { cache.run(ctx, engine.Status) })
-	s.wg.Go(func() { s.recheck(ctx, stop) })
+	store := s.core.journal // which is nil once the volume is closed
+	s.wg.Go(func() { s.recheck(ctx, stop, store) })
 	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly || s.core.config.ReadOnly, rotates: s.core.rotates}
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
 	s.api = &api{engine: engine, cache: cache, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
@@ -274,8 +275,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 const recheckEvery = 24 * time.Hour
 
 // recheck ends the daemon if the journal's store is damaged: the next start makes it anew.
-func (s *server) recheck(ctx context.Context, stop func()) {
-	store := s.core.journal
+func (s *server) recheck(ctx context.Context, stop func(), store *journal.Store) {
 	tick := time.NewTicker(recheckEvery)
 	defer tick.Stop()
 	for {
