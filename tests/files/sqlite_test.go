@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,7 +41,8 @@ func TestSqlite(t *testing.T) {
 }
 
 // insertUntilKilled inserts rows from first on, each in a transaction of its own, until the daemon,
-// which is killed meanwhile, is gone, and returns how many are reported.
+// which is killed meanwhile, is gone, and returns how many were reported before the kill: SQLite takes
+// a directory that it cannot open, to sync it, for one that needs no sync, also when the daemon has died.
 func (r *rig) insertUntilKilled(db, mode string, first int) int {
 	cmd := r.command(r.Context(), "stdbuf", "-oL", "sqlite3", "-batch", db)
 	in, err := cmd.StdinPipe()
@@ -61,7 +63,8 @@ func (r *rig) insertUntilKilled(db, mode string, first int) int {
 		<-daemon
 		cmd.Process.Kill()
 	}()
-	told := first
+	var told, before atomic.Int64
+	told.Store(int64(first))
 	lines := bufio.NewScanner(out)
 	var timer *time.Timer
 	for lines.Scan() {
@@ -70,12 +73,15 @@ func (r *rig) insertUntilKilled(db, mode string, first int) int {
 			continue
 		}
 		if timer == nil { // some are in
-			timer = time.AfterFunc(300*time.Millisecond, r.d.Kill)
+			timer = time.AfterFunc(300*time.Millisecond, func() {
+				before.Store(told.Load())
+				r.d.Kill()
+			})
 		}
-		told = max(told, n)
+		told.Store(max(told.Load(), int64(n)))
 	}
 	<-daemon
 	in.Close()
 	cmd.Wait()
-	return told
+	return int(before.Load())
 }
