@@ -27,9 +27,9 @@ func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve VOLUME",
 		Short: "Serve a volume until SIGTERM, SIGINT or ballast stop",
-		Long: `Serves the exports of a volume over NBD and, with --mount, its files as a file system, in the foreground. Without --nbd that is on a unix socket in
-the run directory. Sockets of a service manager (LISTEN_FDS) are served too, and readiness is told to
-it (NOTIFY_SOCKET).`,
+		Long: `Serves the exports of a volume over NBD and, with --mount, its files as a file system, in the
+foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets of a service manager
+(LISTEN_FDS) are served too, and readiness is told to it (NOTIFY_SOCKET).`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if o.Dirs, err = a.dirs(); err != nil {
