@@ -253,6 +253,12 @@ func (m *model) patience(o oldest, slack float64) float64 {
 	return max(2*h, h+slack, 1.25*m.gap[o.pattern.direction()])
 }
 
+// stallAfter is how long the device may make no progress before that is a stall, which tells against
+// it: longer than patience, for to do a thing twice costs little and to have a disk sit out much.
+func (m *model) stallAfter(o oldest) float64 {
+	return max(m.patience(o, stallLeast), 3*m.gap[o.pattern.direction()])
+}
+
 // backlog is W, the expected time until the device is free, in seconds. o is nil when nothing is
 // in flight.
 func (m *model) backlog(now time.Duration, o *oldest) float64 {
@@ -274,7 +280,7 @@ func (m *model) complete(now, dispatched time.Duration, p pattern, size int64, p
 	t := max((now - max(dispatched, m.last)).Seconds(), minService)
 	m.last = now
 	m.seen[p.direction()]++
-	if t > m.patience(oldest{dispatched, p, size}, stallLeast) {
+	if t > m.stallAfter(oldest{dispatched, p, size}) {
 		m.stalledFor += t
 	}
 	if !ok {

@@ -225,3 +225,25 @@ func TestFailedOperationsTeachNothing(t *testing.T) {
 	require.InDelta(t, 1, b.m.sigma[0], 1e-9)
 	require.Equal(t, time.Second, b.m.last)
 }
+
+// TestBurstsAreNoStalls: a disk that a throttle lets work in slices of 100 ms pauses, now for half of
+// one, now for all of it, and is well. One that pauses for 300 ms now and then is not.
+func TestBurstsAreNoStalls(t *testing.T) {
+	b := newBench()
+	for i := range 300 {
+		for range 10 {
+			b.op(writeSeq, mib, 500*time.Microsecond)
+		}
+		b.op(writeSeq, mib, []time.Duration{50, 55, 100}[i%3]*time.Millisecond)
+	}
+	require.Zero(t, b.m.stalledFor)
+
+	b = newBench()
+	for range 5 {
+		for range 270 {
+			b.op(writeSeq, mib, base)
+		}
+		b.op(writeSeq, mib, 300*time.Millisecond)
+	}
+	require.InDelta(t, 5*0.3, b.m.stalledFor, 0.01)
+}

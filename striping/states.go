@@ -295,10 +295,11 @@ func (v *Volume) judgeDevice(m *member, now, passed time.Duration, vit policy.Vi
 		return
 	}
 	verdict := m.health.Step(now, passed, vit, allowed)
+	lost := m.health.Lost
 	v.mu.Unlock()
 	switch verdict {
 	case policy.HealthSlow:
-		v.changeState(m, journal.Slow, slowReason(vit), 1, "DEVICE_SLOW")
+		v.changeState(m, journal.Slow, slowReason(vit, lost), 1, "DEVICE_SLOW")
 	case policy.HealthBack:
 		v.bringBack(m, journal.Rebuilding, "its service times are as usual again")
 	case policy.HealthCondemn:
@@ -306,11 +307,11 @@ func (v *Volume) judgeDevice(m *member, now, passed time.Duration, vit policy.Vi
 	}
 }
 
-func slowReason(vit policy.Vitals) string {
+func slowReason(vit policy.Vitals, lost float64) string {
 	if vit.Ratio > policy.RatioNoticed {
 		return fmt.Sprintf("it takes %.1f times as long as it usually does", vit.Ratio)
 	}
-	return fmt.Sprintf("it stalls: %.0f %% of the last second without any progress", 100*min(1, vit.Stalled.Seconds()))
+	return fmt.Sprintf("it stalls: it made no progress for %.0f %% of the last half minute", 100*lost)
 }
 
 // condemn begins to move away what is on a device that stays slow. Where that cannot be, it goes on
