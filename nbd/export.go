@@ -77,10 +77,6 @@ type Receiver interface {
 	// WriteBuffer is WriteAt for memory that Buffer returned. It takes b over, whatever it
 	// returns: the caller touches b no more and does not release it.
 	WriteBuffer(ctx context.Context, b Payload, off int64, fua bool) error
-	// TryWriteBuffer is WriteBuffer without fua when that needs no waiting; when it does, done is
-	// false and b still the caller's. The server calls it from the goroutine that reads the
-	// connection, while the processor's cache holds the payload.
-	TryWriteBuffer(b Payload, off int64) (done bool, err error)
 }
 
 // Payload is memory of a Receiver.

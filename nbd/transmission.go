@@ -143,14 +143,6 @@ func (c *conn) acceptWrite(r *request) error {
 	if err := c.in.readFull(p); err != nil {
 		return c.inputError(err) // nothing of a payload that was cut off is applied
 	}
-	if r.large != nil && r.CommandFlags&wire.CmdFlagFUA == 0 && c.state.lost.Load() == 0 {
-		var done bool
-		if done, r.err = c.receiver.TryWriteBuffer(r.large, int64(r.Offset)); done {
-			r.large = nil
-			c.hold(r)
-			return nil
-		}
-	}
 	c.jobs.push(c, r)
 	return nil
 }

@@ -75,41 +75,6 @@ func TestOverwriteOfBufferedBlocks(t *testing.T) {
 	})
 }
 
-// TestTryWriteBuffer: memory is taken over over chunk boundaries, or left alone when it does not fit.
-func TestTryWriteBuffer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx := context.Background()
-		r := newRig(t, rigConfig{opts: Options{DirtyLimit: 192 << 10, WriteAge: time.Hour, FlushInterval: time.Hour}})
-		require.NoError(t, r.v.CreateExport(ctx, "e", 1<<20))
-		e := r.export("e")
-		fill := func(first, n int) *Buffer {
-			b := e.Buffer(n * blockSize)
-			copy(b.Bytes(), stamped(first, n, 7))
-			return b
-		}
-		done, err := e.TryWriteBuffer(fill(8, 32), 8*blockSize) // the last part of chunk 0, all of 1, none of 2 but 8 blocks
-		require.NoError(t, err)
-		require.True(t, done)
-		big := fill(64, 64)
-		done, err = e.TryWriteBuffer(big, 64*blockSize)
-		require.NoError(t, err)
-		require.False(t, done, "more than the budget has left")
-		require.NoError(t, e.WriteAt(ctx, big.Bytes(), 64*blockSize, false))
-		big.Release()
-		_, err = e.TryWriteBuffer(fill(0, 1), 1<<20)
-		require.ErrorIs(t, err, ErrRange)
-		p := make([]byte, 1<<20)
-		require.NoError(t, e.ReadAt(ctx, p, 0))
-		require.True(t, bytes.Equal(stamped(8, 32, 7), p[8*blockSize:40*blockSize]))
-		require.True(t, bytes.Equal(stamped(64, 64, 7), p[64*blockSize:128*blockSize]))
-		require.NoError(t, e.Sync(ctx))
-		used, _ := r.v.dirty.load()
-		require.Zero(t, used)
-		e.Close()
-		require.NoError(t, r.close())
-	})
-}
-
 // TestPressureTakesTheOldest: what gathers neighbours fills half of the budget; then the oldest
 // goes, and no more than is needed.
 func TestPressureTakesTheOldest(t *testing.T) {

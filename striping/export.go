@@ -104,38 +104,6 @@ func (e *Export) WriteBuffer(ctx context.Context, b *Buffer, off int64, fua bool
 	return e.after(ctx, err, off, size, fua)
 }
 
-// TryWriteBuffer is WriteBuffer without fua when that can be done at once. When done is false
-// nothing was taken over.
-func (e *Export) TryWriteBuffer(b *Buffer, off int64) (done bool, err error) {
-	size := int64(b.size)
-	if size == 0 || off%blockSize != 0 || size%blockSize != 0 {
-		return false, nil
-	}
-	if err := e.begin(off, size, true); err != nil {
-		b.Release()
-		return true, err
-	}
-	defer e.o.end()
-	if !e.v.dirty.try(size) {
-		return false, nil
-	}
-	for at := int64(0); at < size; {
-		n, err := e.v.putPart(e.o, b, at, off+at)
-		at += n
-		if err != nil {
-			e.v.dirty.give(size - at)
-			if errors.Is(err, ErrNoSpace) {
-				return false, nil // a trim may be waiting for its commit
-			}
-			b.Release()
-			return true, err
-		}
-	}
-	b.Release()
-	e.v.stats.writtenBytes.Add(size)
-	return true, nil
-}
-
 // after ends a write: counts it and makes it durable if that is asked for.
 func (e *Export) after(ctx context.Context, err error, off, size int64, fua bool) error {
 	if err != nil {

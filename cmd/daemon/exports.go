@@ -123,12 +123,6 @@ func (e *export) WriteBuffer(ctx context.Context, b nbd.Payload, off int64, fua 
 	return translate(e.Export.WriteBuffer(ctx, b.(*striping.Buffer), off, fua))
 }
 
-// TryWriteBuffer implements nbd.Receiver.
-func (e *export) TryWriteBuffer(b nbd.Payload, off int64) (bool, error) {
-	done, err := e.Export.TryWriteBuffer(b.(*striping.Buffer), off)
-	return done, translate(err)
-}
-
 // WriteZeroes implements nbd.Zeroer.
 func (e *export) WriteZeroes(ctx context.Context, off, size int64, noHole, fua, fast bool) error {
 	return translate(e.Export.WriteZeroes(ctx, off, size, noHole, fua, fast))

@@ -257,14 +257,6 @@ func (e *Export) WriteBuffer(ctx context.Context, b nbd.Payload, off int64, fua 
 	return e.WriteAt(ctx, b.Bytes(), off, fua)
 }
 
-// TryWriteBuffer implements nbd.Receiver.
-func (e *Export) TryWriteBuffer(b nbd.Payload, off int64) (done bool, err error) {
-	if done, err = e.TryWriteAt(b.Bytes(), off); done {
-		b.Release()
-	}
-	return done, err
-}
-
 func (e *Export) zero(off, size int64, noHole bool) {
 	for size > 0 {
 		in := off % PageSize
