@@ -153,6 +153,10 @@ func change(in *fuse.SetAttrIn, now time.Time) (c names.Change, err error) {
 	if set(fuse.FATTR_CTIME, names.SetCtime) {
 		c.Ctime = time.Unix(int64(in.Ctime), int64(in.Ctimensec))
 	}
+	const written = fuse.FATTR_MTIME | fuse.FATTR_CTIME
+	if in.Valid&^fuse.FATTR_LOCKOWNER == written|fuse.FATTR_FH {
+		c.Set |= names.Cached // by an open file: the kernel's write-back, utimensat says no file
+	}
 	if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 || in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 && in.Valid&fuse.FATTR_MODE == 0 {
 		c.Set |= names.KillPriv // a change of owner does so for root too
 	}
@@ -165,10 +169,7 @@ func (f *fileSystem) dropCaps(ctx context.Context, ino names.Ino, onlyMode bool)
 	if onlyMode || f.handles.capsGone(ino) {
 		return nil
 	}
-	err := f.tree.RemoveXattr(ctx, ino, xattrCaps)
-	if err == syscall.ENODATA {
-		err = nil
-	}
+	err := f.tree.DropXattr(ctx, ino, xattrCaps)
 	if err == nil {
 		f.handles.setCapsGone(ino, true)
 	}

@@ -209,7 +209,7 @@ func (f *fileSystem) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) 
 		return 0, fuse.Status(syscall.EFBIG)
 	}
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
-		if _, err := f.tree.SetAttr(f.ctx, h.ino, names.Change{Set: names.KillPriv}); err != nil {
+		if _, err := f.tree.SetAttr(f.ctx, h.ino, names.Change{Set: names.KillPriv | names.Cached}); err != nil {
 			return 0, status(err)
 		}
 	}

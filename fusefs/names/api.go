@@ -84,6 +84,7 @@ const (
 	SetAtime
 	SetMtime
 	SetCtime
+	Cached   // not a change of its own but what a write did that was let through: no flag refuses it
 	KillPriv // clear setuid, and setgid of what a group may execute; directories keep both
 )
 

@@ -81,7 +81,8 @@ func (t *Tree) SetAttr(ctx context.Context, ino Ino, c Change) (Attr, error) {
 		return t.attr(rec), nil
 	}
 	const times = SetAtime | SetMtime | SetCtime
-	if rec.Flags&FlagImmutable != 0 || rec.Flags&FlagAppend != 0 && c.Set&^(SetSize|times) != 0 {
+	protected := rec.Flags&FlagImmutable != 0 || rec.Flags&FlagAppend != 0 && c.Set&^(SetSize|times) != 0
+	if protected && c.Set&Cached == 0 {
 		return Attr{}, syscall.EPERM
 	}
 	if c.Set&SetMode != 0 {

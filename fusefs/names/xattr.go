@@ -56,10 +56,16 @@ func (t *Tree) GetXattr(ctx context.Context, ino Ino, name string) ([]byte, erro
 	return nil, syscall.ENODATA
 }
 
+// xattrEdit says how a list of attributes changes.
+type xattrEdit struct {
+	adds   bool // needs space
+	forced bool // not refused by the flags of the inode
+	change func(list journal.Xattrs) (journal.Xattrs, error)
+}
+
 // changeXattr changes the list of attributes that share a name's hash.
-func (t *Tree) changeXattr(ctx context.Context, ino Ino, name string, adds bool,
-	change func(rec *journal.Inode, list journal.Xattrs) (journal.Xattrs, error)) error {
-	if err := t.begin(ctx, adds); err != nil {
+func (t *Tree) changeXattr(ctx context.Context, ino Ino, name string, x xattrEdit) error {
+	if err := t.begin(ctx, x.adds); err != nil {
 		return err
 	}
 	defer t.locks.lock(ino)()
@@ -68,7 +74,7 @@ func (t *Tree) changeXattr(ctx context.Context, ino Ino, name string, adds bool,
 	if err != nil {
 		return err
 	}
-	if rec.Flags&(FlagImmutable|FlagAppend) != 0 {
+	if !x.forced && rec.Flags&(FlagImmutable|FlagAppend) != 0 {
 		return syscall.EPERM
 	}
 	key, list, err := t.xattrs(ino, name)
@@ -76,7 +82,7 @@ func (t *Tree) changeXattr(ctx context.Context, ino Ino, name string, adds bool,
 		return err
 	}
 	before := len(list)
-	list, err = change(rec, slices.Clone(list))
+	list, err = x.change(slices.Clone(list))
 	if err != nil {
 		return err
 	}
@@ -96,7 +102,7 @@ func (t *Tree) SetXattr(ctx context.Context, ino Ino, name string, value []byte,
 	if err := checkXattr(name, value); err != nil {
 		return err
 	}
-	return t.changeXattr(ctx, ino, name, true, func(_ *journal.Inode, list journal.Xattrs) (journal.Xattrs, error) {
+	return t.changeXattr(ctx, ino, name, xattrEdit{adds: true, change: func(list journal.Xattrs) (journal.Xattrs, error) {
 		i := indexXattr(list, name)
 		switch {
 		case flags&XattrCreate != 0 && i >= 0:
@@ -110,7 +116,7 @@ func (t *Tree) SetXattr(ctx context.Context, ino Ino, name string, value []byte,
 		}
 		list[i].Value = slices.Clone(value)
 		return list, nil
-	})
+	}})
 }
 
 // RemoveXattr removes an extended attribute; ENODATA if there is none.
@@ -118,13 +124,31 @@ func (t *Tree) RemoveXattr(ctx context.Context, ino Ino, name string) error {
 	if len(name) > journal.MaxXattrName {
 		return syscall.ENODATA
 	}
-	return t.changeXattr(ctx, ino, name, false, func(_ *journal.Inode, list journal.Xattrs) (journal.Xattrs, error) {
+	return t.changeXattr(ctx, ino, name, xattrEdit{change: withoutXattr(name)})
+}
+
+// DropXattr removes an extended attribute, if there is one, also of an inode whose flags protect
+// it: what is written already, and comes from a cache only now, may take attributes with it.
+func (t *Tree) DropXattr(ctx context.Context, ino Ino, name string) error {
+	rec, err := t.inode(ino)
+	if err != nil || rec.Xattrs == 0 {
+		return err
+	}
+	err = t.changeXattr(ctx, ino, name, xattrEdit{forced: true, change: withoutXattr(name)})
+	if err == syscall.ENODATA {
+		return nil
+	}
+	return err
+}
+
+func withoutXattr(name string) func(journal.Xattrs) (journal.Xattrs, error) {
+	return func(list journal.Xattrs) (journal.Xattrs, error) {
 		i := indexXattr(list, name)
 		if i < 0 {
 			return nil, syscall.ENODATA
 		}
 		return slices.Delete(list, i, i+1), nil
-	})
+	}
 }
 
 // ListXattr returns the names of the extended attributes.

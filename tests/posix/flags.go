@@ -97,6 +97,21 @@ var flagCases = []Case{
 		e.create("in", "")
 		e.ok(e.rename("in", "d/in"))
 	}},
+	{"flagsLetThroughWhatIsWritten", func(e *env) {
+		for _, flag := range []int{immutable, appendOnly} {
+			e.create("f", "")
+			fd := e.open("f", unix.O_RDWR, 0)
+			_, err := unix.Write(fd, []byte("written before"))
+			e.ok(err)
+			before := e.stat("f")
+			e.attr("f", flag)
+			e.ok(unix.Fsync(fd))
+			e.ok(unix.Syncfs(fd))
+			e.attr("f", 0)
+			e.equal("written before", e.content("f"))
+			e.equal(before.Mtim, e.stat("f").Mtim)
+		}
+	}},
 	{"flagsNeedRoot", func(e *env) {
 		e.create("f", "")
 		e.ok(unix.Chown(e.p("f"), alice, alice))
