@@ -17,7 +17,7 @@ import (
 	"ballast/journal/journaltest"
 )
 
-var crashPoints = flag.Int("crash-points", 6, "how many of its points TestCrashAtEveryPoint crashes at")
+var crashPoints = flag.Int("crash-points", 0, "how many of its points TestTortureCrashPoints crashes at; 0: 12, or all with $BALLAST_TORTURE")
 
 // image is what a crash leaves: the store as a kill leaves it, each area as a power cut does.
 type image struct {
@@ -80,8 +80,10 @@ func (c *camera) watch(a *journaltest.Area, name string) {
 // At every point of commits, of ring writes and syncs, of header writes, and while copies are made
 // and recovered, the process or the power fails. Whatever is left - store and devices, the devices
 // alone, the store with one of them, one device alone - has everything acknowledged.
-func TestCrashAtEveryPoint(t *testing.T) {
+func TestTortureCrashPoints(t *testing.T) {
+	smallMemTable(t)
 	const commits = 60
+	want := often(*crashPoints, 12, 1<<20)
 	c := &camera{t: t, every: 1, rng: rand.New(rand.NewPCG(7, 7))}
 	history := []model{{}} // by sequence
 	run := func(count bool) {
@@ -102,7 +104,7 @@ func TestCrashAtEveryPoint(t *testing.T) {
 		})
 		if !count {
 			c.mu.Lock()
-			c.dir, c.store, c.every, c.points = dir, s, max(1, c.points / *crashPoints), 0
+			c.dir, c.store, c.every, c.points = dir, s, max(1, c.points/want), 0
 			c.mu.Unlock()
 		}
 		rng := rand.New(rand.NewPCG(8, 8))
@@ -133,11 +135,11 @@ func TestCrashAtEveryPoint(t *testing.T) {
 	run(false)
 	images := c.images
 	c.dir = ""
-	require.GreaterOrEqual(t, len(images), *crashPoints/2)
+	require.GreaterOrEqual(t, len(images), min(want, c.points)/2)
 	for i, im := range images {
 		checkImage(t, im, history, i)
 	}
-	t.Logf("%d points, %d images", c.points, len(images))
+	fmt.Printf("crashes in commits and copies of a journal: %d points, %d images, each found in four ways and in a crashed recovery, nothing acknowledged lost: %v\n", c.points, len(images), !t.Failed())
 }
 
 // checkImage opens what a crash left in all the ways it may be found.
@@ -242,6 +244,7 @@ func crashInRecovery(t *testing.T, dir string, at []journal.Place, rng *rand.Ran
 // everything. Without one, either this one does, or it is refused: never is less than what the
 // label's anchor tells of taken for the journal.
 func TestEveryBlockOfARingDamaged(t *testing.T) {
+	smallMemTable(t)
 	areas := newAreas(2, 64<<10)
 	dir := create(t)
 	s := openCopied(t, dir, places(areas...), journal.CopyOptions{})

@@ -18,11 +18,13 @@ import (
 	"ballast/journal/journaltest"
 )
 
-var copyDamages = flag.Int("copy-damages", 10_000, "how many damages TestTortureCopies does with BALLAST_TORTURE=1")
+var copyDamages = flag.Int("copy-damages", 0, "how many damages TestTortureCopies does; 0: 100, or 10,000 with $BALLAST_TORTURE")
 
 // scene is a journal with two copies in the moment of a crash, and as it was some time before.
 type scene struct {
-	dir, older string
+	dir        fileTree
+	older      fileTree
+	olderDir   string
 	rings      [2][]byte
 	olderRings [2][]byte
 	state      journal.State
@@ -30,7 +32,7 @@ type scene struct {
 }
 
 func newScene(t *testing.T) *scene {
-	c := &scene{dir: t.TempDir() + "/dir", older: t.TempDir() + "/older"}
+	c := &scene{olderDir: t.TempDir() + "/older"}
 	dir := create(t)
 	areas := newAreas(2, 256<<10)
 	rng := rand.New(rand.NewPCG(11, *seed))
@@ -41,7 +43,7 @@ func newScene(t *testing.T) *scene {
 		}
 		require.NoError(t, s.Close())
 	}
-	copyTree(t, dir, c.older)
+	copyTree(t, dir, c.olderDir)
 	c.olderRings = [2][]byte{areas[0].Bytes(), areas[1].Bytes()}
 	s := openCopied(t, dir, places(areas...), journal.CopyOptions{})
 	for range 60 {
@@ -49,7 +51,13 @@ func newScene(t *testing.T) *scene {
 	}
 	requireWholeNow(t, s, areas)
 	c.state, c.model = s.State(), journaltest.Contents(t, s)
-	copyLive(t, dir, c.dir)
+	live := t.TempDir() + "/live"
+	copyLive(t, dir, live)
+	var err error
+	c.dir, err = readTree(live)
+	require.NoError(t, err)
+	c.older, err = readTree(c.olderDir)
+	require.NoError(t, err)
 	c.rings = [2][]byte{areas[0].Bytes(), areas[1].Bytes()}
 	require.NoError(t, s.Close())
 	return c
@@ -73,7 +81,7 @@ func (c *scene) spoilStore(rng *rand.Rand, dir string) (string, error) {
 		if err := os.RemoveAll(dir); err != nil {
 			return "", err
 		}
-		return "store rolled back", tryCopyTree(c.older, dir)
+		return "store rolled back", c.older.write(dir)
 	case 3:
 		return "store emptied", os.RemoveAll(dir + "/badger")
 	}
@@ -84,7 +92,7 @@ func (c *scene) spoilStore(rng *rand.Rand, dir string) (string, error) {
 	path := paths[rng.IntN(len(paths))]
 	kinds := slices.Sorted(maps.Keys(damageKinds))
 	kind := kinds[rng.IntN(len(kinds))]
-	what, err := damageKinds[kind](rng, path, c.older+strings.TrimPrefix(path, dir))
+	what, err := damageKinds[kind](rng, path, c.olderDir+strings.TrimPrefix(path, dir))
 	return fmt.Sprintf("%s %s %s", kind, filepath.Base(path), what), err
 }
 
@@ -122,10 +130,8 @@ func spoilRing(rng *rand.Rand, ring, older []byte) ([]byte, string) {
 // acknowledged comes back, whatever became of the store and of the other copy. Beyond that the
 // damage is told, or did no harm.
 func TestTortureCopies(t *testing.T) {
-	n := 40
-	if os.Getenv("BALLAST_TORTURE") != "" {
-		n = *copyDamages
-	}
+	n := often(*copyDamages, 100, 10_000)
+	smallMemTable(t)
 	t.Logf("repeat with -run TestTortureCopies -seed %d", *seed)
 	c := newScene(t)
 	var mu sync.Mutex
@@ -158,7 +164,7 @@ func (c *scene) one(t *testing.T, i int) string {
 	}
 	defer os.RemoveAll(dir)
 	dir += "/journal"
-	if !noError(t, tryCopyTree(c.dir, dir)) {
+	if !noError(t, c.dir.write(dir)) {
 		return "error"
 	}
 	what, err := c.spoilStore(rng, dir)

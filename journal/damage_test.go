@@ -21,7 +21,18 @@ import (
 	"ballast/journal/journaltest"
 )
 
-var damages = flag.Int("damages", 300, "how many damages TestDamage does")
+var damages = flag.Int("damages", 0, "how many damages TestTortureDamage does; 0: 300, or 10,000 with $BALLAST_TORTURE")
+
+// often is how often a test repeats: as a flag says, or as usual, or as with $BALLAST_TORTURE.
+func often(flag, usual, torture int) int {
+	switch {
+	case flag > 0:
+		return flag
+	case os.Getenv("BALLAST_TORTURE") != "":
+		return torture
+	}
+	return usual
+}
 
 // copyTree copies a directory; blocks of zeros become holes, as logs are mostly such.
 func copyTree(t testing.TB, from, to string) { require.NoError(t, tryCopyTree(from, to)) }
@@ -37,7 +48,25 @@ func copyLive(t testing.TB, from, to string) {
 }
 
 func tryCopyTree(from, to string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+	tree, err := readTree(from)
+	if err != nil {
+		return err
+	}
+	return tree.write(to)
+}
+
+// fileTree is the content of a directory by relative path; nil is a directory.
+type fileTree map[string]*savedFile
+
+// savedFile is a file without the zeros at its end.
+type savedFile struct {
+	b    []byte
+	size int64
+}
+
+func readTree(from string) (fileTree, error) {
+	tree := fileTree{}
+	return tree, filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -46,17 +75,37 @@ func tryCopyTree(from, to string) error {
 			return err
 		}
 		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, rel), 0o700)
+			tree[rel] = nil
+			return nil
 		}
 		if rel == "ballast" {
-			return os.WriteFile(filepath.Join(to, rel), nil, 0o600)
+			tree[rel] = &savedFile{}
+			return nil
 		}
 		b, err := os.ReadFile(path)
-		if err != nil {
+		tree[rel] = &savedFile{bytes.Clone(bytes.TrimRight(b, "\x00")), int64(len(b))}
+		return err
+	})
+}
+
+// write makes the tree's files anew.
+func (tree fileTree) write(to string) error {
+	for _, rel := range slices.Sorted(maps.Keys(tree)) {
+		path, f := filepath.Join(to, rel), tree[rel]
+		if f == nil {
+			if err := os.MkdirAll(path, 0o700); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := writeSparse(path, f.b); err != nil {
 			return err
 		}
-		return writeSparse(filepath.Join(to, rel), b)
-	})
+		if err := os.Truncate(path, f.size); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var zeros [64 << 10]byte
@@ -190,14 +239,12 @@ var damageKinds = map[string]damage{
 	},
 }
 
-// TestDamage damages the files of a journal at random. Each damage is told at Open, or does no
+// TestTortureDamage damages the files of a journal at random. Each damage is told at Open, or does no
 // harm: the journal has all its records.
-func TestDamage(t *testing.T) {
-	n := *damages
-	if testing.Short() {
-		n = min(n, 60)
-	}
-	t.Logf("repeat with -run TestDamage -seed %d -damages %d", *seed, n)
+func TestTortureDamage(t *testing.T) {
+	n := often(*damages, 300, 10_000)
+	smallMemTable(t)
+	t.Logf("repeat with -run TestTortureDamage -seed %d -damages %d", *seed, n)
 	dir, state, model := golden(t)
 	older := t.TempDir() + "/older"
 	require.NoError(t, journal.Create(older, volume))
@@ -205,6 +252,8 @@ func TestDamage(t *testing.T) {
 	require.NoError(t, s.Commit(t.Context(), writerBatch(0, 0)))
 	require.NoError(t, s.Close())
 
+	tree, err := readTree(dir)
+	require.NoError(t, err)
 	kinds := slices.Sorted(maps.Keys(damageKinds))
 	// Both cores have work: half of what a case takes is the start of its child.
 	var mu sync.Mutex
@@ -213,7 +262,7 @@ func TestDamage(t *testing.T) {
 	for worker := range 2 {
 		wg.Go(func() {
 			for i := worker; i < n; i += 2 {
-				file, ok := damageCase(t, i, kinds, dir, older, state, model)
+				file, ok := damageCase(t, i, kinds, tree, older, state, model)
 				mu.Lock()
 				if ok {
 					harmless[file]++
@@ -228,19 +277,21 @@ func TestDamage(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("detected %v, harmless %v", detected, harmless)
+	fmt.Printf("damages of a journal without copies: %d; detected %v, harmless %v, silent 0: %v\n", n, detected, harmless, !t.Failed())
 	require.Greater(t, len(detected), 3)
 }
 
 // damageCase does damage i and returns the kind of file and whether the journal still opens.
-func damageCase(t *testing.T, i int, kinds []string, golden, older string, state journal.State, model map[journal.Key]string) (string, bool) {
+func damageCase(t *testing.T, i int, kinds []string, golden fileTree, older string, state journal.State, model map[journal.Key]string) (string, bool) {
 	rng := rand.New(rand.NewPCG(*seed, uint64(i)))
 	dir, err := os.MkdirTemp("", "damage")
 	if !noError(t, err) {
 		return "", false
 	}
 	defer os.RemoveAll(dir)
-	copyTree(t, golden, dir)
+	if !noError(t, golden.write(dir)) {
+		return "", false
+	}
 	paths, err := filepath.Glob(dir + "/*")
 	if !noError(t, err) {
 		return "", false

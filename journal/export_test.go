@@ -52,6 +52,14 @@ func SetLockWait(d time.Duration) (undo func()) {
 	return func() { lockWait = old }
 }
 
+// SetSmallMemTable makes Badger's memtables and logs a sixteenth of their size, and returns what undoes
+// that. Their format is the same; the time to open a store is not, least of all with the race
+// detector. Batches may have 100 KiB then.
+func SetSmallMemTable() (undo func()) {
+	memTable = memTableSize / 16
+	return func() { memTable = memTableSize }
+}
+
 // Lose makes the store forget a record, as damage does.
 func (s *Store) Lose(key Key) error {
 	return s.db.Update(func(txn *badger.Txn) error { return txn.Delete(key[:]) })

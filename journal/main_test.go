@@ -17,6 +17,9 @@ import (
 
 // The test binary is also the children that tests start.
 func TestMain(m *testing.M) {
+	if os.Getenv(smallEnv) != "" {
+		journal.SetSmallMemTable()
+	}
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case "journal-preflight":
@@ -27,6 +30,9 @@ func TestMain(m *testing.M) {
 			os.Exit(fakePreflightMain(os.Args[2]))
 		}
 	}
+	// A process with the race detector waits for a second before it ends, and many children are
+	// started here.
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	// Badger leaves these two behind when its Open fails; a store that is open has others as well.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/dgraph-io/badger/v4.(*DB).monitorCache"),
 		goleak.IgnoreTopFunction("github.com/dgraph-io/ristretto/v2/z.(*AllocatorPool).freeupAllocators"))
@@ -57,6 +63,14 @@ func preflight(t testing.TB) func(string) (journal.State, error) {
 		return journal.RunPreflight(ctx, []string{executable(t), "journal-preflight"}, dir)
 	}
 }
+
+// smallMemTable is for tests that open very many small stores, here and in children.
+func smallMemTable(t testing.TB) {
+	t.Setenv(smallEnv, "1")
+	t.Cleanup(journal.SetSmallMemTable())
+}
+
+const smallEnv = "BALLAST_TEST_SMALL_MEMTABLE"
 
 func executable(t testing.TB) string {
 	path, err := os.Executable()

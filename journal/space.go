@@ -25,6 +25,9 @@ const (
 	sizeEvery        = 5 * time.Second
 )
 
+// memTable is memTableSize but in tests that open very many small stores.
+var memTable int64 = memTableSize
+
 // softFloor is the free space below which no records are added: three memtables, twice the
 // store (a compaction of everything), and a reserve.
 func softFloor(store int64) int64 { return 3*memTableSize + 2*store + 64<<20 }

@@ -84,7 +84,7 @@ var _ Journal = (*Store)(nil)
 func badgerOptions(dir string, wire *tripwire) badger.Options {
 	return badger.DefaultOptions(filepath.Join(dir, badgerName)).
 		WithSyncWrites(true). // the only durable mode; DB.Sync misses a rotated log
-		WithMemTableSize(memTableSize).WithNumMemtables(2).
+		WithMemTableSize(memTable).WithNumMemtables(2).WithValueThreshold(min(1<<20, memTable/8)).
 		WithValueLogFileSize(1 << 20). // unused: all values are below the threshold of 1 MiB
 		WithCompression(options.None).WithBlockCacheSize(0).WithIndexCacheSize(0).
 		WithChecksumVerificationMode(options.OnTableRead). // the others lose keys silently, or crash
