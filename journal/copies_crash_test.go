@@ -153,35 +153,43 @@ func checkImage(t *testing.T, im image, history []model, i int) {
 		{"store and devices", true, []int{0, 1}}, {"devices", false, []int{0, 1}},
 		{"store and one device", true, []int{rng.IntN(2)}}, {"one device", false, []int{rng.IntN(2)}},
 	} {
-		what := fmt.Sprintf("point %s: %s %v", im.point, left.name, left.of)
-		dir := t.TempDir() + "/journal"
-		if left.store {
-			copyTree(t, im.dir, dir)
-		}
-		var at []journal.Place
-		for _, n := range left.of {
-			p := places(newAreas(2, 0)...)[n]
-			p.Area = journaltest.AreaOf(im.areas[n])
-			at = append(at, p)
-		}
-		again := crashInRecovery(t, dir, at, rng)
-		s, err := tryOpen(t, dir, at)
-		if len(left.of) == 1 && !left.store && !im.good[left.of[0]] {
-			if err == nil { // it was being made anew: what it has is from before
-				require.NoError(t, s.Close())
-			}
-			continue
-		}
-		require.NoError(t, err, what)
-		requireHistory(t, s, im.acked, history, what)
-		require.NoError(t, s.StartCopies(journal.CopyOptions{Places: at, Timeout: time.Minute}))
-		require.NoError(t, s.Close())
-		for _, a := range again {
-			s, err := tryOpen(t, a.dir, a.places)
-			require.NoError(t, err, "%s, then in recovery", what)
-			requireHistory(t, s, im.acked, history, what)
+		checkLeft(t, &im, history, left.name, left.store, left.of, rng)
+	}
+}
+
+// checkLeft opens the store, or none, with some of the areas.
+func checkLeft(t *testing.T, im *image, history []model, name string, store bool, of []int, rng *rand.Rand) {
+	what := fmt.Sprintf("point %s: %s %v", im.point, name, of)
+	base, err := os.MkdirTemp("", "crash") // every store reserves space: it must not stay until the end
+	require.NoError(t, err)
+	defer os.RemoveAll(base)
+	dir := base + "/journal"
+	if store {
+		copyTree(t, im.dir, dir)
+	}
+	var at []journal.Place
+	for _, n := range of {
+		p := places(newAreas(2, 0)...)[n]
+		p.Area = journaltest.AreaOf(im.areas[n])
+		at = append(at, p)
+	}
+	again := crashInRecovery(t, base, dir, at, rng)
+	s, err := tryOpen(t, dir, at)
+	if len(of) == 1 && !store && !im.good[of[0]] {
+		if err == nil { // it was being made anew: what it has is from before
 			require.NoError(t, s.Close())
 		}
+		return
+	}
+	require.NoError(t, err, what)
+	requireHistory(t, s, im.acked, history, what)
+	require.NoError(t, s.StartCopies(journal.CopyOptions{Places: at, Timeout: time.Minute}))
+	require.NoError(t, s.Close())
+	for _, a := range again {
+		s, err := tryOpen(t, a.dir, a.places)
+		require.NoError(t, err, "%s, then in recovery", what)
+		requireHistory(t, s, im.acked, history, what)
+		require.NoError(t, s.Close())
 	}
 }
 
@@ -200,8 +208,8 @@ type leftover struct {
 
 // crashInRecovery recovers a copy of what is left, and returns what crashes at some points of that
 // leave: on the devices, beside the store as it was found.
-func crashInRecovery(t *testing.T, dir string, at []journal.Place, rng *rand.Rand) (left []leftover) {
-	twin := t.TempDir() + "/twin"
+func crashInRecovery(t *testing.T, base, dir string, at []journal.Place, rng *rand.Rand) (left []leftover) {
+	twin := base + "/twin"
 	if _, err := os.Stat(dir); err == nil {
 		copyTree(t, dir, twin)
 	}
@@ -219,7 +227,7 @@ func crashInRecovery(t *testing.T, dir string, at []journal.Place, rng *rand.Ran
 				for j := range cut {
 					cut[j].Area = journaltest.AreaOf(areas[j].PowerCut(rng))
 				}
-				l := leftover{t.TempDir() + "/left", cut}
+				l := leftover{base + "/left", cut}
 				if _, err := os.Stat(dir); err == nil {
 					copyTree(t, dir, l.dir)
 				}

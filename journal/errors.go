@@ -9,6 +9,9 @@ var (
 	// ErrVersion is returned for a record or store whose checksum is right and whose format
 	// version this program does not know.
 	ErrVersion = errors.New("format version is not known")
+	// ErrNoStore is returned by Open when the store is to be made anew from a copy, and its directory
+	// does not take one: the disk under it has errors, or cannot be written to.
+	ErrNoStore = errors.New("no store can be made there")
 	// ErrTooBig is returned by Commit of a batch beyond MaxBatchOps or MaxBatchBytes. Nothing
 	// was committed; it is not final.
 	ErrTooBig = errors.New("batch is too big")

@@ -36,8 +36,8 @@ func fillStore(dir string, uuid [16]byte, v *Survey) (err error) {
 	}
 	options := badgerOptions(dir, s.wire)
 	options.Dir, options.ValueDir = path, path
-	if s.db, err = badger.Open(options); err != nil {
-		return err
+	if s.db, err = badger.Open(options); err != nil { // an empty directory: it is not what is read
+		return fmt.Errorf("%w: %w", ErrNoStore, err)
 	}
 	err = s.fill(v)
 	if err == nil {

@@ -13,6 +13,8 @@ import (
 	"ballast/devices"
 	"ballast/journal"
 	"ballast/striping"
+
+	"golang.org/x/sys/unix"
 )
 
 // CreateOptions say what Create makes.
@@ -325,6 +327,10 @@ func JournalRefusal(volume string, err error) error {
 		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).WithTry("the version of ballast that wrote it, or a newer one")
 	case errors.Is(err, os.ErrPermission):
 		return control.Refuse("E_NOT_PERMITTED", "%v", err).WithTry("the same as root")
+	case errors.Is(err, journal.ErrNoStore), errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS):
+		return control.Refuse("E_JOURNAL", "the journal of volume %s: %v", volume, err).
+			WithTry("look at the disk of the state directory").
+			WithTry("BALLAST_STATE_DIR=DIR ballast import DEVICE..., with DIR on a sound disk: the devices have copies of the journal")
 	}
 	// Without its journal nobody knows what is where on the disks; they still hold it.
 	return control.Refuse("E_JOURNAL", "%v", fmt.Errorf("the journal of volume %s: %w", volume, err)).
