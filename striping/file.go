@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"ballast/journal"
 )
@@ -263,13 +262,28 @@ func (f *File) Sync(ctx context.Context) error { return f.e.Sync(ctx) }
 // nil, for each.
 func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
 	errs := make([]error, len(files))
-	var wg sync.WaitGroup
+	r := &flushRequest{to: ^uint64(0)}
 	for i, f := range files {
-		if f.e.o.unsettled.Load() > 0 {
-			wg.Go(func() { errs[i] = f.Sync(ctx) })
+		if f.e.o.unsettled.Load() == 0 {
+			continue
+		}
+		if errs[i] = f.e.o.begin(); errs[i] == nil {
+			defer f.e.o.end()
+			r.objects = append(r.objects, f.e.o)
 		}
 	}
-	wg.Wait()
+	if len(r.objects) == 0 {
+		return errs
+	}
+	result := v.flushes.ask(ctx, r)
+	for i, f := range files {
+		if errs[i] == nil {
+			errs[i] = result.failed[f.e.o]
+		}
+		if errs[i] == nil && result.failed == nil {
+			errs[i] = result.err // it was not carried out
+		}
+	}
 	return errs
 }
 

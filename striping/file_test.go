@@ -1,11 +1,13 @@
 package striping
 
 import (
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"ballast/devices"
+	"ballast/devices/faultdisk"
 	"ballast/journal"
 
 	"github.com/stretchr/testify/require"
@@ -123,5 +125,41 @@ func TestDrainMovesFiles(t *testing.T) {
 		f.Close()
 		require.NoError(t, r.v.checkCopies(t.Context()))
 		require.NoError(t, r.close())
+	})
+}
+
+// TestManySmallFiles: files that are not whole chunks wait for each other: while they are written
+// there are few commits, a sync of them all is one, and each learns what became of it.
+func TestManySmallFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 1, size: 64 << 20, opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour, DirtyLimit: 64 << 20}})
+		ctx := t.Context()
+		var files []*File
+		for i := range 3 * flushSoonAfter {
+			n, err := r.v.NewFileNumber(ctx)
+			require.NoError(t, err)
+			f := r.v.OpenFile(n, 0, 0)
+			f.Grow(2 * blockSize)
+			require.NoError(t, f.WriteAt(ctx, stamped(0, 2, uint32(i+1)), 0))
+			files = append(files, f)
+		}
+		synctest.Wait()
+		require.LessOrEqual(t, r.v.stats.flushes.Load(), int64(3), "early commits")
+		before := r.v.stats.flushes.Load()
+		for _, err := range r.v.SyncFiles(ctx, files) {
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, 1, r.v.stats.flushes.Load()-before)
+		require.NoError(t, files[7].WriteAt(ctx, stamped(0, 1, 77), 0))
+		require.NoError(t, files[9].WriteAt(ctx, stamped(0, 1, 99), blockSize))
+		r.disks[0].FailNth(faultdisk.OnSync, 1, syscall.EIO, true)
+		errs := r.v.SyncFiles(ctx, files[:12])
+		for i, err := range errs {
+			require.Equal(t, i == 7 || i == 9, err != nil, "file %d: %v", i, err)
+		}
+		for _, f := range files {
+			f.Close()
+		}
+		r.close()
 	})
 }

@@ -40,10 +40,12 @@ type flusher struct {
 	done   chan struct{}
 }
 
-// laneKey names a lane: an object's, or, with nil, the whole volume's. Early commits have one of their
-// own: a flush of everything may be waiting for the space that they give back.
+// laneKey names a lane: an object's, or, with nil, the whole volume's. Lists of objects have one of
+// their own, and so have early commits: a flush of everything may be waiting for the space that they give
+// back.
 type laneKey struct {
 	o     *object
+	list  bool
 	early bool
 }
 
@@ -53,12 +55,29 @@ type lane struct {
 }
 
 type flushRequest struct {
-	o        *object // nil: all
-	from, to uint64  // chunks
-	settle   bool    // commit everything, not only what a flush needs
-	commit   bool    // commit what is written, leave what is dirty
-	early    bool    // nobody waits for it: the one that hurry speaks of
-	done     chan error
+	objects  []*object // nil: all
+	from, to uint64    // chunks
+	settle   bool      // commit everything, not only what a flush needs
+	commit   bool      // commit what is written, leave what is dirty
+	early    bool      // nobody waits for it: the one that hurry speaks of
+	done     chan flushResult
+}
+
+// flushResult is what a request is answered.
+type flushResult struct {
+	err    error
+	failed map[*object]error // what of it is whose
+}
+
+// lane is where the request waits for its turn.
+func (r *flushRequest) lane() laneKey {
+	switch len(r.objects) {
+	case 0:
+		return laneKey{early: r.early}
+	case 1:
+		return laneKey{o: r.objects[0]}
+	}
+	return laneKey{list: true}
 }
 
 func (f *flusher) init(v *Volume) {
@@ -80,23 +99,23 @@ func (f *flusher) close() {
 
 // Flush makes every write durable that returned before it was called.
 func (v *Volume) Flush(ctx context.Context) error {
-	return v.flushes.ask(ctx, &flushRequest{to: ^uint64(0), settle: true})
+	return v.flushes.ask(ctx, &flushRequest{to: ^uint64(0), settle: true}).err
 }
 
 func (v *Volume) flushRange(ctx context.Context, o *object, from, to uint64) error {
-	return v.flushes.ask(ctx, &flushRequest{o: o, from: from, to: to})
+	return v.flushes.ask(ctx, &flushRequest{objects: []*object{o}, from: from, to: to}).err
 }
 
-func (f *flusher) ask(ctx context.Context, r *flushRequest) error {
-	r.done = make(chan error, 1)
+func (f *flusher) ask(ctx context.Context, r *flushRequest) flushResult {
+	r.done = make(chan flushResult, 1)
 	if !f.add(r) {
-		return devices.ErrClosed
+		return flushResult{err: devices.ErrClosed}
 	}
 	select {
-	case err := <-r.done:
-		return err
+	case result := <-r.done:
+		return result
 	case <-ctx.Done():
-		return ctx.Err()
+		return flushResult{err: ctx.Err()}
 	}
 }
 
@@ -108,7 +127,7 @@ func (f *flusher) add(r *flushRequest) bool {
 		return false
 	}
 	f.hurry = f.hurry || r.early
-	key := laneKey{r.o, r.early}
+	key := r.lane()
 	l := f.lanes[key]
 	if l == nil {
 		l = &lane{}
@@ -140,7 +159,7 @@ func (f *flusher) work(key laneKey, l *lane) {
 
 // soon asks for a background commit before its time.
 func (f *flusher) soon() {
-	f.add(&flushRequest{to: ^uint64(0), settle: true, commit: true, early: true, done: make(chan error, 1)})
+	f.add(&flushRequest{to: ^uint64(0), settle: true, commit: true, early: true, done: make(chan flushResult, 1)})
 }
 
 // run has everything committed every FlushInterval.
@@ -155,7 +174,7 @@ func (f *flusher) run() {
 		case <-timer.C:
 		}
 		f.v.sizeBudget()
-		err := f.ask(f.v.ctx, &flushRequest{to: ^uint64(0), settle: true})
+		err := f.ask(f.v.ctx, &flushRequest{to: ^uint64(0), settle: true}).err
 		if err != nil && !errors.Is(err, devices.ErrClosed) && f.v.ctx.Err() == nil {
 			f.v.log.Error("background commit", "err", err)
 		}
@@ -172,8 +191,8 @@ func (f *flusher) round(requests []*flushRequest) {
 	settle := false
 	for i, r := range requests {
 		settle = settle || r.settle
-		objects := []*object{r.o}
-		if r.o == nil {
+		objects := r.objects
+		if objects == nil {
 			objects = v.allObjects()
 		}
 		for _, o := range objects {
@@ -196,19 +215,31 @@ func (f *flusher) round(requests []*flushRequest) {
 		}
 	}
 	for i, r := range requests {
-		var errs []error
-		for _, c := range lists[i] {
-			if err := failed[c]; err != nil && len(errs) < 4 {
+		v.answer(r, lists[i], failed)
+	}
+}
+
+// answer tells a request what became of its chunks, and gives their references back.
+func (v *Volume) answer(r *flushRequest, chunks []*chunk, failed map[*chunk]error) {
+	var errs []error
+	var result flushResult
+	for _, c := range chunks {
+		if err := failed[c]; err != nil {
+			if result.failed == nil {
+				result.failed = map[*object]error{}
+			}
+			result.failed[v.object(c.key.object)] = err
+			if len(errs) < 4 {
 				errs = append(errs, err)
 			}
-			v.cache.put(c)
 		}
-		err := errors.Join(errs...)
-		if r.early && err != nil && v.ctx.Err() == nil {
-			v.log.Error("early commit", "err", err)
-		}
-		r.done <- err
+		v.cache.put(c)
 	}
+	result.err = errors.Join(errs...)
+	if r.early && result.err != nil && v.ctx.Err() == nil {
+		v.log.Error("early commit", "err", result.err)
+	}
+	r.done <- result
 }
 
 func (v *Volume) allObjects() []*object {

@@ -95,7 +95,7 @@ func (v *Volume) move(ctx context.Context, t *moveTask) error {
 	if !changed {
 		return nil
 	}
-	return v.flushes.ask(ctx, &flushRequest{o: o, from: t.key.index, to: t.key.index + 1, settle: true, commit: true})
+	return v.flushes.ask(ctx, &flushRequest{objects: []*object{o}, from: t.key.index, to: t.key.index + 1, settle: true, commit: true}).err
 }
 
 // act carries out one action.

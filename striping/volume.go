@@ -117,7 +117,7 @@ type Volume struct {
 	set     atomic.Pointer[memberSet]
 
 	gen      atomic.Uint64 // next generation
-	claimed  atomic.Int64  // bytes promised to chunks that are not placed yet
+	claimed  atomic.Int64  // regionShares promised to chunks that are not placed yet
 	placedBy atomic.Int64  // chunks with a slot
 	touched  atomic.Int64  // chunks that the journal does not wholly know
 	retired  atomic.Int64  // bytes of slots that wait for a commit to be given back

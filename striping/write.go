@@ -49,18 +49,30 @@ func (v *Volume) claimLocked(o *object, c *chunk, end int) error {
 		return nil
 	}
 	size := int64(v.slotWanted(o, c, end)) * blockSize
-	more := size - c.claim
-	if more <= 0 {
+	if size <= c.claim {
 		return nil
 	}
+	share := v.regionShare(size)
+	more := share - v.regionShare(c.claim)
 	claimed := v.claimed.Add(more)
-	if v.capacityLeft() < claimed && (claimed != size || !v.fitsPartly(size)) {
+	if v.capacityLeft() < claimed && (claimed != share || !v.fitsPartly(size)) {
 		v.claimed.Add(-more)
 		return ErrNoSpace
 	}
-	o.claimed.Add(more)
+	o.claimed.Add(size - c.claim)
 	c.claim = size
 	return nil
+}
+
+// regionShare is the part of a region that a slot takes when the region is filled with slots of its
+// size: many that wait to be placed may leave a rest in each.
+func (v *Volume) regionShare(size int64) int64 {
+	if size == 0 {
+		return 0
+	}
+	cs := int64(v.info.ChunkSize)
+	n := cs / size
+	return (cs + n - 1) / n
 }
 
 // slotWanted is how many blocks the slot of c is to have when blocks up to end do not fit into the
@@ -124,7 +136,7 @@ func (v *Volume) bufferedLocked(o *object, c *chunk, first, n int, buf *Buffer, 
 	if c.dirty == nil {
 		c.dirty = &overlay{id: c.nextID}
 		c.nextID++
-		if o.touch(c) && v.touched.Add(1) >= flushSoonAfter {
+		if o.touch(c) && v.touched.Add(1)%flushSoonAfter == 0 {
 			v.flushes.soon()
 		}
 	}
@@ -140,6 +152,17 @@ func (v *Volume) afterWrite(c *chunk, full bool, id uint64) {
 	} else {
 		v.wb.age(c, id)
 	}
+}
+
+// smallChunk is the size of a last chunk up to which it waits like a partly written one: a write may
+// follow that makes it longer, and the chunks of many small files go to a device together.
+const smallChunk = 128 << 10
+
+// fullLocked tells whether c's dirty overlay has all of the chunk, so that it is to go at once.
+// Called with c.mu.
+func (v *Volume) fullLocked(o *object, c *chunk) bool {
+	n := v.slotBlocks(o.size.Load(), c.key.index)
+	return (n == v.blocks || n*blockSize > smallChunk) && c.dirty.covers(n)
 }
 
 // putBlocks writes whole blocks of one chunk. It takes buf over; off is the first byte in it.
@@ -158,7 +181,7 @@ func (v *Volume) putBlocks(o *object, c *chunk, first, n int, buf *Buffer, off i
 	}
 	isNew := c.dirty == nil
 	v.bufferedLocked(o, c, first, n, buf, off, cost)
-	full := c.dirty.covers(v.slotBlocks(o.size.Load(), c.key.index))
+	full := v.fullLocked(o, c)
 	id := c.dirty.id
 	c.mu.Unlock()
 	if full || isNew {
@@ -194,7 +217,7 @@ func (v *Volume) putBytes(ctx context.Context, o *object, c *chunk, block, off i
 		}
 		isNew := c.dirty == nil
 		v.bufferedLocked(o, c, block, 1, buf, 0, blockSize)
-		full, id := c.dirty.covers(v.slotBlocks(o.size.Load(), c.key.index)), c.dirty.id
+		full, id := v.fullLocked(o, c), c.dirty.id
 		c.mu.Unlock()
 		if full || isNew {
 			v.afterWrite(c, full, id)
@@ -325,7 +348,7 @@ func (v *Volume) growLocked(o *object, c *chunk, first int, p []byte) (done, ful
 		d.budget += int64(len(p))
 		c.change++
 	}
-	return true, d.covers(v.slotBlocks(o.size.Load(), c.key.index)), d.id
+	return true, v.fullLocked(o, c), d.id
 }
 
 // writeBuffer writes whole blocks from buf, which it takes over; off is a multiple of a block.
@@ -461,7 +484,7 @@ func (v *Volume) zeroBlocks(o *object, index uint64, first, n int, keep bool) er
 		c.dirty.keep, c.dirty.drop = false, true
 	}
 	id := c.dirty.id
-	full := c.dirty.covers(v.slotBlocks(o.size.Load(), index))
+	full := v.fullLocked(o, c)
 	c.mu.Unlock()
 	if full || isNew {
 		v.afterWrite(c, full, id)
@@ -481,5 +504,6 @@ func (v *Volume) pickPlaces(places []place) (good, bad []int) {
 	return good, bad
 }
 
-// flushSoonAfter is how many chunks may be unknown to the journal before a commit is due.
+// flushSoonAfter is how many chunks may become unknown to the journal before a commit is due. It
+// leaves those that are dirty, so what counts is not how many there are.
 const flushSoonAfter = 2048

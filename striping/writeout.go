@@ -102,7 +102,7 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 		// round of flushes that waits for this write-out is the one which would have to do that:
 		// it goes first, and its commit, or its syncs, make room.
 		v.goBackground(func() {
-			err := v.flushes.ask(v.ctx, &flushRequest{o: o, from: c.key.index, to: c.key.index + 1, settle: true, commit: true})
+			err := v.flushes.ask(v.ctx, &flushRequest{objects: []*object{o}, from: c.key.index, to: c.key.index + 1, settle: true, commit: true}).err
 			if err != nil && v.ctx.Err() == nil {
 				v.log.Error("early commit", "chunk", c.key.String(), "err", err)
 			}
@@ -515,7 +515,7 @@ func (v *Volume) finish(p *plan, err error) {
 		freed = v.zeroLocked(p)
 		c.doneID = ov.id
 		if c.claim > 0 && (c.dirty == nil || c.dirty.end() <= c.slot) {
-			v.claimed.Add(-c.claim)
+			v.claimed.Add(-v.regionShare(c.claim))
 			p.o.claimed.Add(-c.claim)
 			c.claim = 0
 		}
