@@ -10,8 +10,13 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// cacheTime is how long the kernel may keep entries and attributes: as long as it likes.
-const cacheTime = time.Hour
+// cacheTime is how long the kernel may keep entries and attributes: as long as it likes. writtenTime
+// is how long attributes of a file that is open for writing: each write asks for them when they are
+// out of date, and only st_blocks can be.
+const (
+	cacheTime   = time.Hour
+	writtenTime = time.Second
+)
 
 // blockSize is what st_blksize and statfs name.
 const blockSize = 4096
@@ -40,12 +45,13 @@ func (f *fileSystem) withCached(a *names.Attr) {
 // attrTime is how long attributes may be cached.
 func (f *fileSystem) attrTime(a *names.Attr) time.Duration {
 	if a.Mode&syscall.S_IFMT == syscall.S_IFREG && f.handles.mayBeDirty(a.Ino) {
-		return 0
+		return writtenTime
 	}
 	return cacheTime
 }
 
 func (f *fileSystem) fillEntry(out *fuse.EntryOut, a *names.Attr) {
+	f.withCached(a)
 	out.NodeId, out.Generation = uint64(a.Ino), a.Generation
 	out.SetEntryTimeout(cacheTime)
 	out.SetAttrTimeout(f.attrTime(a))
@@ -188,7 +194,7 @@ func (f *fileSystem) touch(ino names.Ino) {
 	}
 	_, err = f.tree.SetAttr(f.ctx, a.Ino, names.Change{Set: names.SetAtime | names.SetCtime, Atime: now, Ctime: a.Ctime})
 	if err == nil {
-		f.server.InodeNotify(uint64(a.Ino), -1, 0) // attributes only
+		f.forgetAttr(a.Ino)
 	}
 }
 

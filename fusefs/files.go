@@ -71,7 +71,7 @@ func (f *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, o
 	if err != nil {
 		return status(err)
 	}
-	a, err := f.create(&in.InHeader, name, n, &out.EntryOut)
+	a, err := f.tree.Create(f.ctx, names.Ino(in.NodeId), name, n)
 	if err != nil {
 		return status(err)
 	}
@@ -88,7 +88,6 @@ func (f *fileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 	if err != nil {
 		return status(err)
 	}
-	f.fillEntry(&out.EntryOut, &a)
 	return f.openNew(&a, in.Flags, out)
 }
 
@@ -100,7 +99,7 @@ func (f *fileSystem) openNew(a *names.Attr, flags uint32, out *fuse.CreateOut) f
 		return status(err)
 	}
 	f.opened(h, &out.OpenOut)
-	out.SetAttrTimeout(f.attrTime(a))
+	f.fillEntry(&out.EntryOut, a) // now that it is open
 	return fuse.OK
 }
 
@@ -121,7 +120,11 @@ func (f *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	if h == nil {
 		return fuse.EBADF
 	}
-	return status(h.file.Sync(f.ctx))
+	err := h.file.Sync(f.ctx)
+	if err == nil && h.writes {
+		f.forgetAttr(h.ino) // all blocks are known now
+	}
+	return status(err)
 }
 
 // zeros is what holes are answered with.
@@ -248,6 +251,9 @@ func (f *fileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekO
 // writeBack makes the kernel write back what it holds of a file. It forgets the pages too; there
 // is no other way to make it write.
 func (f *fileSystem) writeBack(ino names.Ino) { f.server.InodeNotify(uint64(ino), 0, 0) }
+
+// forgetAttr makes the kernel forget attributes.
+func (f *fileSystem) forgetAttr(ino names.Ino) { f.server.InodeNotify(uint64(ino), -1, 0) }
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {

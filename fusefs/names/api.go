@@ -33,6 +33,8 @@ type Options struct {
 	FlushInterval time.Duration
 	// DeltaLimit bounds the operations that are not committed yet, in bytes; default 32 MiB.
 	DeltaLimit int64
+	// CacheLimit bounds the records kept in memory that the journal has, in bytes; default 32 MiB.
+	CacheLimit int64
 }
 
 // Attr is what stat tells of an inode.

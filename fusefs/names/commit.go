@@ -302,7 +302,7 @@ func (s *settling) record(x *snapshot) error {
 	n := x.n
 	defer s.t.locks.lock(n.ino)()
 	key := journal.InodeKey(uint64(n.ino))
-	base, err := s.t.j.Get(key)
+	base, err := s.t.durable(key)
 	if err != nil && !errors.Is(err, journal.ErrNotFound) {
 		return err
 	}

@@ -13,12 +13,14 @@ import (
 // layers are committed in order; so what the journal holds is always the state after some
 // operation. Within a layer a later value of a record replaces an earlier one.
 //
-// live has the newest value of each record that is in a layer.
+// live has the newest value of each record that is in a layer; records that are in none may be in
+// the cache.
 type delta struct {
 	limit int64 // bytes
 
 	mu     sync.Mutex
 	live   map[journal.Key]liveValue
+	cache  cache
 	groups map[groupKey]*group
 	layers []*layer // oldest first; the last one is open
 	bytes  int64    // of all layers
@@ -64,8 +66,8 @@ const (
 	waitBytes  = 400 // of the inode of a file that is waited for
 )
 
-func newDelta(limit int64) *delta {
-	d := &delta{limit: limit, live: map[journal.Key]liveValue{}, groups: map[groupKey]*group{}, next: 1, kick: make(chan struct{}, 1)}
+func newDelta(limit, cached int64) *delta {
+	d := &delta{limit: limit, live: map[journal.Key]liveValue{}, cache: newCache(cached), groups: map[groupKey]*group{}, next: 1, kick: make(chan struct{}, 1)}
 	d.openLocked()
 	return d
 }
@@ -181,13 +183,36 @@ func (d *delta) leaveLocked(key journal.Key) {
 	}
 }
 
-// get returns the newest value of a record, nil if it was deleted; known is false if the delta says
-// nothing of it.
-func (d *delta) get(key journal.Key) (value []byte, known bool) {
+// get returns the newest value of a record, nil if there is none. known is false if only the
+// journal can tell; then commits is for remember.
+func (d *delta) get(key journal.Key) (value []byte, known bool, commits uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v, ok := d.live[key]
-	return v.value, ok
+	if v, ok := d.live[key]; ok {
+		return v.value, true, 0
+	}
+	return d.committedLocked(key)
+}
+
+// committedValue is get for the value that the journal has.
+func (d *delta) committedValue(key journal.Key) (value []byte, known bool, commits uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.committedLocked(key)
+}
+
+func (d *delta) committedLocked(key journal.Key) (value []byte, known bool, commits uint64) {
+	value, known = d.cache.get(key)
+	return value, known, d.cache.commits
+}
+
+// remember keeps what the journal said of a record, nil for nothing, after get.
+func (d *delta) remember(key journal.Key, value []byte, commits uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cache.commits == commits {
+		d.cache.put(key, value)
+	}
 }
 
 // listed is a record of a group.
@@ -267,17 +292,19 @@ func (d *delta) revise(l *layer, key journal.Key, base []byte, change func(old [
 	}
 }
 
-// committed forgets the oldest layers, which the journal has now.
+// committed moves the oldest layers, which the journal has now, to the cache.
 func (d *delta) committed(layers []*layer) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.cache.commits++
 	for _, l := range layers {
 		if d.layers[0] != l {
 			panic("names: layers committed out of order")
 		}
 		d.layers = d.layers[1:]
 		d.bytes -= l.bytes
-		for key := range l.ops {
+		for key, value := range l.ops {
+			d.cache.put(key, value)
 			if d.live[key].layer == l {
 				delete(d.live, key)
 				d.leaveLocked(key)

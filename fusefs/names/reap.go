@@ -62,16 +62,15 @@ func (t *Tree) take() (orphans []*orphan, drops []uint64) {
 	oldest := t.delta.oldest()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept := t.queue[:0]
-	for _, o := range t.queue {
-		if o.layer < oldest && len(orphans) < reapAtOnce {
+	i, kept := 0, []*orphan(nil)
+	for ; i < len(t.queue) && len(orphans) < reapAtOnce; i++ {
+		if o := t.queue[i]; o.layer < oldest {
 			orphans = append(orphans, o)
 		} else {
 			kept = append(kept, o)
 		}
 	}
-	clear(t.queue[len(kept):])
-	t.queue = kept
+	t.queue = append(t.queue[i:], kept...)
 	n := min(len(t.drops), reapAtOnce)
 	drops, t.drops = t.drops[:n:n], t.drops[n:]
 	t.reaping = len(orphans) + len(drops)

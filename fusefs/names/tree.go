@@ -72,7 +72,10 @@ func Open(ctx context.Context, o Options) (*Tree, error) {
 	if o.DeltaLimit == 0 {
 		o.DeltaLimit = 32 << 20
 	}
-	t := &Tree{opts: o, v: o.Volume, j: o.Journal, log: o.Logger, delta: newDelta(o.DeltaLimit), renames: make(chan struct{}, 1),
+	if o.CacheLimit == 0 {
+		o.CacheLimit = 32 << 20
+	}
+	t := &Tree{opts: o, v: o.Volume, j: o.Journal, log: o.Logger, delta: newDelta(o.DeltaLimit, o.CacheLimit), renames: make(chan struct{}, 1),
 		nodes: map[Ino]*node{}, dirty: map[*node]bool{}, refs: map[Ino]uint64{}, orphans: map[Ino]*orphan{},
 		reaped: make(chan struct{}), reap: make(chan struct{}, 1)}
 	t.locks.init()
@@ -167,13 +170,35 @@ func hashName(seed *[16]byte, name string) uint64 {
 
 // get returns the newest value of a record; journal.ErrNotFound if there is none.
 func (t *Tree) get(key journal.Key) ([]byte, error) {
-	if value, known := t.delta.get(key); known {
-		if value == nil {
-			return nil, journal.ErrNotFound
-		}
-		return value, nil
+	value, known, commits := t.delta.get(key)
+	if !known {
+		return t.read(key, commits)
 	}
-	return t.j.Get(key)
+	if value == nil {
+		return nil, journal.ErrNotFound
+	}
+	return value, nil
+}
+
+// durable is get for what the journal has.
+func (t *Tree) durable(key journal.Key) ([]byte, error) {
+	value, known, commits := t.delta.committedValue(key)
+	if !known {
+		return t.read(key, commits)
+	}
+	if value == nil {
+		return nil, journal.ErrNotFound
+	}
+	return value, nil
+}
+
+// read asks the journal, and remembers the answer.
+func (t *Tree) read(key journal.Key, commits uint64) ([]byte, error) {
+	value, err := t.j.Get(key)
+	if err == nil || errors.Is(err, journal.ErrNotFound) {
+		t.delta.remember(key, value, commits)
+	}
+	return value, err
 }
 
 // inode returns the record of an inode; ESTALE if there is none. Of a regular file it has what is
