@@ -5,8 +5,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -63,4 +65,68 @@ func TestALoopDeviceLeftBehindIsSeen(t *testing.T) {
 	file := Sparse(t, 1<<20)
 	l := NewLoop(t, file)
 	require.Contains(t, strings.Join(leftBehind(), "\n"), l.Path)
+}
+
+func TestSickDisk(t *testing.T) {
+	t.Run("inside", func(t *testing.T) {
+		s := NewSick(t, 8<<20)
+		dev, err := os.OpenFile(s.Path, os.O_RDWR|syscall.O_DIRECT, 0)
+		require.NoError(t, err)
+		defer dev.Close()
+		p := aligned(4096)
+		copy(p, "ballast")
+		_, err = dev.WriteAt(p, 1<<20)
+		require.NoError(t, err)
+		require.NoError(t, dev.Sync())
+
+		s.Set(Illness{Fail: true})
+		_, err = dev.ReadAt(p, 1<<20)
+		require.ErrorIs(t, err, syscall.EIO)
+		s.Set(Illness{FailReads: []int64{1 << 20}})
+		_, err = dev.ReadAt(p, 1<<20)
+		require.ErrorIs(t, err, syscall.EIO)
+		_, err = dev.ReadAt(p, 0)
+		require.NoError(t, err)
+
+		s.Set(Illness{Hang: true})
+		done := make(chan error, 1)
+		go func() {
+			_, err := dev.ReadAt(p, 1<<20)
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			require.Fail(t, "it answers", "%v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		s.Set(Illness{})
+		require.NoError(t, <-done)
+		require.Equal(t, "ballast", string(p[:7]))
+
+		began := time.Now()
+		s.Set(Illness{Rate: 1 << 20, Slow: 2})
+		_, err = dev.ReadAt(aligned(256<<10), 0)
+		require.NoError(t, err)
+		require.Greater(t, time.Since(began), 400*time.Millisecond)
+
+		s.Vanish()
+		_, err = dev.ReadAt(p, 1<<20)
+		require.Error(t, err)
+		s.Return()
+		again, err := os.OpenFile(s.Path, os.O_RDWR|syscall.O_DIRECT, 0)
+		require.NoError(t, err)
+		defer again.Close()
+		clear(p)
+		_, err = again.ReadAt(p, 1<<20)
+		require.NoError(t, err)
+		require.Equal(t, "ballast", string(p[:7]))
+	})
+	require.Empty(t, leftBehind())
+}
+
+// aligned is memory that O_DIRECT takes.
+func aligned(n int) []byte {
+	p := make([]byte, n+4096)
+	at := -uintptr(unsafe.Pointer(&p[0])) & 4095
+	return p[at : at+uintptr(n)]
 }

@@ -18,6 +18,13 @@ var made struct {
 
 // Main runs the tests and reports what they left behind. The result is the exit code.
 func Main(m *testing.M) int {
+	if dir, store, ok := strings.Cut(os.Getenv(sickVariable), ":"); ok {
+		if err := serveSick(dir, store); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
 	code := m.Run()
 	removeBinaries()
 	if left := leftBehind(); len(left) > 0 {
