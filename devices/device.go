@@ -632,9 +632,12 @@ func (d *Device) RateAt(kind Kind, size int64) float64 {
 	return float64(size) / d.model.fits[p].predict(size)
 }
 
-// Close answers what is queued with ErrClosed, waits for what is in flight, at most for the
-// timeout, and closes the disk. Operations that hang longer are answered with ErrTimeout; their
-// goroutines end when the disk lets go of them.
+// closeStuck is how long Close waits for a disk that completes nothing.
+const closeStuck = 2 * time.Second
+
+// Close answers what is queued with ErrClosed, waits for what is in flight, as long as the disk
+// completes something every closeStuck and at most for the timeout, and closes the disk. Operations
+// that hang longer are answered with ErrTimeout; their goroutines end when the disk lets go of them.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	if d.closed {
@@ -651,14 +654,7 @@ func (d *Device) Close() error {
 	}
 	d.mu.Unlock()
 	d.answerAll(gone, nil, ErrClosed)
-
-	timer := time.NewTimer(d.opts.Timeout)
-	defer timer.Stop()
-	select {
-	case <-drained:
-	case <-timer.C:
-		d.expire(true)
-	}
+	d.drain(drained)
 	close(d.stop)
 	d.mu.Lock()
 	for _, w := range d.idle {
@@ -671,4 +667,26 @@ func (d *Device) Close() error {
 		d.routines.Wait()
 	}
 	return d.disk.Close()
+}
+
+// drain waits for what is in flight when the device is closed.
+func (d *Device) drain(drained <-chan struct{}) {
+	began := d.now()
+	for {
+		d.mu.Lock()
+		end := min(max(began, d.lastProgress)+closeStuck, began+d.opts.Timeout)
+		d.mu.Unlock()
+		left := end - d.now()
+		if left <= 0 {
+			d.expire(true)
+			return
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-drained:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
 }

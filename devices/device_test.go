@@ -523,6 +523,37 @@ func TestCloseAnswersEverything(t *testing.T) {
 	})
 }
 
+// TestCloseWaitsForNoDiskThatHangs: one that gets on is waited for.
+func TestCloseWaitsForNoDiskThatHangs(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		withDevice(t, Options{Timeout: 30 * time.Second, Learned: learned(1e-3 / mib)}, func(t *testing.T, g *gateDisk, d *Device) {
+			var list []*outcome
+			for i := range int64(4) {
+				list = append(list, request(Write, i*mib, mib).submit(d))
+			}
+			began := time.Now()
+			closed := make(chan error, 1)
+			go func() { closed <- d.Close() }()
+			for range 3 {
+				time.Sleep(closeStuck - time.Millisecond)
+				g.end(0, nil)
+			}
+			if !hangs {
+				time.Sleep(closeStuck - time.Millisecond)
+				g.end(0, nil)
+			}
+			require.NoError(t, <-closed)
+			if hangs {
+				require.Equal(t, 4*closeStuck-3*time.Millisecond, time.Since(began))
+				list[3].require(t, 1, 0, ErrTimeout)
+				return
+			}
+			require.Equal(t, 4*(closeStuck-time.Millisecond), time.Since(began))
+			list[3].require(t, 1, 1, nil)
+		})
+	}
+}
+
 func TestProbesFindARecoveredDevice(t *testing.T) {
 	for _, scratch := range []int64{0, mib} {
 		withDevice(t, Options{ScratchOff: 512 * mib, ScratchSize: scratch, Learned: learned(10e-3 / mib)},

@@ -550,8 +550,39 @@ func (k *keeper) waitFor(c *copyRing, seq Seq) {
 	}
 }
 
-// close lets the copies write what is queued, as long as they take less than the timeout. It
-// reports whether nobody reads the store any more.
+// closeStuck is how long a copy that gets nowhere is waited for at the end.
+func (o *CopyOptions) closeStuck() time.Duration { return min(o.Timeout, 2*time.Second) }
+
+// awaitEnd waits until a copy has written what is queued for it and reports whether it has; one that
+// gets nowhere is left.
+func (k *keeper) awaitEnd(c *copyRing) bool {
+	timeout := time.NewTimer(k.opts.closeStuck())
+	defer timeout.Stop()
+	for at := Seq(0); ; {
+		k.mu.Lock()
+		seq, changed := c.seq, k.changed
+		k.mu.Unlock()
+		if seq != at {
+			at = seq
+			timeout.Reset(k.opts.closeStuck())
+		}
+		select {
+		case <-c.ended:
+			return true
+		case <-changed:
+		case <-timeout.C:
+			select {
+			case <-c.ended:
+				return true
+			default:
+				return false
+			}
+		}
+	}
+}
+
+// close lets the copies write what is queued, as long as they get on. It reports whether nobody reads
+// the store any more.
 func (k *keeper) close() (idle bool) {
 	close(k.quit)
 	k.routine.Wait()
@@ -565,16 +596,13 @@ func (k *keeper) close() (idle bool) {
 		poke(c.work)
 	}
 	k.mu.Unlock()
-	timeout := time.NewTimer(k.opts.Timeout)
-	defer timeout.Stop()
 	for _, c := range copies {
-		select {
-		case <-c.ended:
-		case <-timeout.C:
+		if !k.awaitEnd(c) {
 			k.log.Warn("a copy of the journal hangs", "device", c.place.Name)
-			timeout.Reset(0)
 		}
 	}
+	timeout := time.NewTimer(k.opts.closeStuck())
+	defer timeout.Stop()
 	for {
 		k.mu.Lock()
 		making, changed := k.making, k.changed

@@ -166,7 +166,7 @@ func (v *Volume) hangs(m *member) {
 	if known {
 		return
 	}
-	v.event(2, "DEVICE_HUNG", m.id, "an operation hangs")
+	v.eventAlways(2, "DEVICE_HUNG", m.id, "an operation hangs")
 	v.goBackground(func() { v.journalState(m) })
 	v.goBackground(func() { v.awaitReturn(m, entries) })
 	v.recount()
