@@ -332,3 +332,53 @@ func drainThroughCrashes(t *testing.T, seed uint64, cuts int) {
 	require.NoError(t, r.v.checkCopies(t.Context()))
 	require.NoError(t, r.close())
 }
+
+// staleScans is a journal whose scans show one record as it was once.
+type staleScans struct {
+	journal.Journal
+	key   journal.Key
+	was   []byte
+	scans atomic.Int64
+}
+
+func (s *staleScans) ScanFrom(from journal.Key, fn func(journal.Key, []byte) error) error {
+	s.scans.Add(1)
+	return s.Journal.ScanFrom(from, func(k journal.Key, val []byte) error {
+		if s.was != nil && k == s.key {
+			val = s.was
+		}
+		return fn(k, val)
+	})
+}
+
+// TestDrainThatGetsNowhereRests: a chunk that seems to be where it is not, so that every pass finds
+// it to be moved and none moves it, blocks the job. It must not spin.
+func TestDrainThatGetsNowhereRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j *staleScans
+		r := newRig(t, rigConfig{disks: 3, size: 8 << 20, copies: 1, timing: gentle, latency: time.Millisecond,
+			wrapJ: func(inner journal.Journal) journal.Journal { j = &staleScans{Journal: inner}; return j }})
+		s := r.fillExport(64)
+		key, rec := journal.Key{}, []byte(nil)
+		require.NoError(t, r.v.scanChunks(t.Context(), func(k chunkKey, c *journal.Chunk, places []place) {
+			if places[0].dev == 1 {
+				key = k.record()
+				rec = c.Pack(key)
+			}
+		}))
+		require.NotNil(t, rec)
+		j.key, j.was = key, rec
+		id, err := r.v.Drain(t.Context(), []devices.ID{1}, JobOptions{})
+		require.NoError(t, err)
+		until(t, time.Minute, "blocked", func() bool { return r.job(id).BlockedReason != nil })
+		scans := j.scans.Load()
+		time.Sleep(time.Minute)
+		require.Less(t, j.scans.Load()-scans, int64(200))
+		require.Contains(t, *r.job(id).BlockedReason, "has to be moved again")
+		j.was = nil
+		until(t, time.Minute, "drained", r.jobEnded(id))
+		r.requireStamped(s, 64, 1)
+		s.Close()
+		require.NoError(t, r.close())
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -167,8 +168,17 @@ func (v *Volume) sizeMoves(ctx context.Context, r *moveRule) (chunks, bytes int6
 // errYield is returned by a job that makes way for one that has become more urgent.
 var errYield = fmt.Errorf("it makes way for what is more urgent: %w", context.Canceled)
 
-// runMoves works on a job that moves copies until there is nothing left to move.
+// errNoProgress blocks a job whose passes leave as much to do as there was.
+var errNoProgress = errors.New("what is moved has to be moved again; the log tells of errors, if there are any")
+
+// fruitlessPasses is how many passes in a row may leave as many chunks to do as there were. One may:
+// what clients write meanwhile counts too.
+const fruitlessPasses = 4
+
+// runMoves works on a job that moves copies until there is nothing left to move. A job that gets
+// nowhere is blocked, whatever the reason: it must not keep the disks and the journal busy for nothing.
 func (v *Volume) runMoves(ctx context.Context, j *job) error {
+	least, fruitless := int64(math.MaxInt64), 0
 	for {
 		if err := v.Flush(ctx); err != nil { // what the journal does not know yet is found by no scan
 			return err
@@ -181,6 +191,12 @@ func (v *Volume) runMoves(ctx context.Context, j *job) error {
 		if chunks == 0 {
 			v.finishMoves(j)
 			return nil
+		}
+		if fruitless++; chunks < least {
+			least, fruitless = chunks, 0
+		}
+		if fruitless >= fruitlessPasses {
+			return fmt.Errorf("%d chunks: %w", chunks, errNoProgress)
 		}
 		v.jobs.mu.Lock()
 		if !j.sized && j.rec.Total > uint64(bytes) { // what was done since the record was written last
