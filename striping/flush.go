@@ -460,14 +460,25 @@ func (h *held) hold() bool {
 	return false
 }
 
-// syncFor syncs, side by side, the devices that hold unsynced data of chunks.
+// syncFor syncs, side by side, the devices that hold unsynced data of chunks. Nobody waits for one
+// that sits out, unless it has the only good copy of one of them.
 func (v *Volume) syncFor(chunks []*chunk) {
+	v.syncDevices(chunks, (*member).usable, func([]place) bool { return true })
+	v.syncDevices(chunks, func(m *member) bool { return m.Device != nil && !m.silent.Load() }, func(places []place) bool {
+		return !slices.ContainsFunc(places, func(p place) bool { return !p.stale && p.need <= v.dev(p.dev).synced.Load() })
+	})
+}
+
+// syncDevices syncs those devices that may be asked, for the copies of the chunks that want it.
+func (v *Volume) syncDevices(chunks []*chunk, may func(*member) bool, wants func([]place) bool) {
 	need := map[devices.ID]uint64{}
 	for _, c := range chunks {
 		c.mu.Lock()
-		for _, p := range c.places {
-			if !p.stale {
-				need[p.dev] = max(need[p.dev], p.need)
+		if wants(c.places) {
+			for _, p := range c.places {
+				if !p.stale {
+					need[p.dev] = max(need[p.dev], p.need)
+				}
 			}
 		}
 		c.mu.Unlock()
@@ -475,7 +486,7 @@ func (v *Volume) syncFor(chunks []*chunk) {
 	var wg sync.WaitGroup
 	for id, n := range need {
 		m := v.dev(id)
-		if m.synced.Load() >= n || !m.usable() {
+		if m.synced.Load() >= n || !may(m) {
 			continue
 		}
 		wg.Add(1)
@@ -490,12 +501,7 @@ func (v *Volume) syncFor(chunks []*chunk) {
 				v.deviceError(id, fmt.Errorf("sync: %w", err))
 				return
 			}
-			for {
-				old := m.synced.Load()
-				if upTo <= old || m.synced.CompareAndSwap(old, upTo) {
-					return
-				}
-			}
+			m.raiseSynced(upTo)
 		}})
 	}
 	wg.Wait()

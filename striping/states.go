@@ -324,7 +324,8 @@ func (v *Volume) condemn(m *member) {
 }
 
 // maySitOut reports whether the volume can do without m for a while: no more than copies-1 failure
-// domains are out then, and what may be written fits on the others.
+// domains are out then, or have yet to get what they missed, and what may be written fits on the
+// others.
 func (v *Volume) maySitOut(m *member) bool {
 	out := map[string]bool{m.domain(): true}
 	others := map[string]bool{}
@@ -332,7 +333,7 @@ func (v *Volume) maySitOut(m *member) bool {
 	for _, o := range v.devs() {
 		switch {
 		case o == m || o.domain() == m.domain():
-		case o.out.Load():
+		case o.out.Load(), v.catchesUp(o):
 			out[o.domain()] = true
 		case !o.barred.Load():
 			others[o.domain()] = true
@@ -343,6 +344,12 @@ func (v *Volume) maySitOut(m *member) bool {
 		return false
 	}
 	return v.info.Copies == 1 || len(out) <= int(v.info.Copies)-1
+}
+
+// catchesUp reports whether a device misses some of what was written while it was out.
+func (v *Volume) catchesUp(m *member) bool {
+	s, _ := v.stateOf(m)
+	return s == journal.Rebuilding
 }
 
 // hostWatch tells, once, that the devices are slow together: that is not for them to answer for.

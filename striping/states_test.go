@@ -324,3 +324,36 @@ func TestNoSpaceIsWaitedFor(t *testing.T) {
 		require.NoError(t, r.close())
 	})
 }
+
+// TestLastCopyOnASlowDiskIsSynced: what was written to a disk that is put aside for being slow, before
+// it was, is made durable there when no other disk has it.
+func TestLastCopyOnASlowDiskIsSynced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 3, size: 8 << 20, copies: 2, timing: gentle, opts: Options{ReadAhead: -1, FlushInterval: time.Hour, WriteAge: time.Millisecond}})
+		s := r.fillExport(48)
+		require.NoError(t, r.v.Offline(t.Context(), 2, false))
+		for i := range int64(48) {
+			require.NoError(t, s.WriteAt(t.Context(), stamped(int(i)*16, 1, 2), i*64<<10, false))
+		}
+		require.NoError(t, s.Sync(t.Context()))
+		for i := range int64(48) {
+			require.NoError(t, s.WriteAt(t.Context(), stamped(int(i)*16, 1, 3), i*64<<10, false))
+		}
+		time.Sleep(100 * time.Millisecond) // they are written out, and not synced
+		r.v.changeState(r.v.dev(3), journal.Slow, "for a test", 1, "DEVICE_SLOW")
+		require.NoError(t, s.Sync(t.Context()))
+		for i := range int64(48) {
+			p := make([]byte, blockSize)
+			require.NoError(t, s.ReadAt(t.Context(), p, i*64<<10))
+			require.Equal(t, stamped(int(i)*16, 1, 3), p)
+		}
+		require.NoError(t, r.v.SetOnline(t.Context(), 3, true))
+		require.NoError(t, r.v.ReturnDevice(t.Context(), r.member(2, 0, r.disks[1])))
+		require.False(t, r.v.maySitOut(r.v.dev(1)), "while others are catching up")
+		until(t, time.Minute, "whole", func() bool { return r.v.Status().Degraded == 0 })
+		require.Zero(t, r.v.Status().Lost)
+		s.Close()
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+	})
+}

@@ -147,7 +147,7 @@ func serveSick(dir, store string) error {
 	d := &sickDisk{f: f, size: st.Size(), changed: make(chan struct{})}
 	root := &fs.Inode{}
 	_, err = fs.Mount(dir, root, &fs.Options{
-		MountOptions: fuse.MountOptions{DirectMount: true, FsName: "sickdisk", MaxWrite: 1 << 20, AllowOther: true},
+		MountOptions: fuse.MountOptions{DirectMount: true, FsName: "sickdisk", MaxWrite: 512 << 10, AllowOther: true},
 		OnAdd: func(ctx context.Context) {
 			root.AddChild("disk", root.NewPersistentInode(ctx, d, fs.StableAttr{Mode: syscall.S_IFREG, Ino: 2}), true)
 		},
