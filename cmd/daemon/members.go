@@ -209,7 +209,9 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 		return err
 	}
 	id := devices.ID(c.opened[i].Config.ID)
-	if dev := c.devices[i]; dev != nil && dev.Failed() == nil {
+	// A disk that failed is opened anew: what answers at its path now may be another handle on it, and
+	// what the old one had not synced counts as missed.
+	if dev := c.devices[i]; dev != nil && dev.Failed() == nil && !c.isOut(id) {
 		return c.volume.SetOnline(ctx, id, true)
 	}
 	if c.devices[i] != nil {
@@ -245,6 +247,13 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 	c.watchDisk(dev, o.File)
 	c.placeCopies(0)
 	return nil
+}
+
+// isOut reports whether the volume has given a device up.
+func (c *core) isOut(id devices.ID) bool {
+	return slices.ContainsFunc(c.volume.Status().Devices, func(d striping.DeviceStatus) bool {
+		return d.ID == id && (d.State == "failed" || d.State == "missing")
+	})
 }
 
 // replace adds a disk and begins to move to it what another device holds.

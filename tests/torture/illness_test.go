@@ -213,3 +213,20 @@ func (w *ward) endHung() {
 	w.well(1)
 	w.d.Wait()
 }
+
+// TestDiskComesBackElsewhere: a disk that vanished under load and failed is back as another block
+// device. Told where, the daemon uses that, and gives it what it missed.
+func TestDiskComesBackElsewhere(t *testing.T) {
+	w := newWard(t, "--dirty-limit", "16MiB")
+	w.begin()
+	w.sick[0].Vanish()
+	w.await("given up", harness.Patience, func(s status) bool { return s.Devices[0].State == "failed" })
+	w.sick[0].Return()
+	w.well(0)
+	w.env.Must("device", "online", "v", "d1", "--path", w.sick[0].Path)
+	require.Equal(t, w.sick[0].Path, w.status().Devices[0].Path)
+	w.await("whole", harness.Patience, whole)
+	w.end()
+	w.stop()
+	require.Equal(t, "sound", w.check().Verdict)
+}
