@@ -1,6 +1,9 @@
 package striping
 
 import (
+	"bytes"
+	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -161,5 +164,24 @@ func TestManySmallFiles(t *testing.T) {
 			f.Close()
 		}
 		r.close()
+	})
+}
+
+// TestFileEndIsWrittenAnew: the last block of a file that cannot be read can be written when all of
+// the file that is in it is.
+func TestFileEndIsWrittenAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 1})
+		ctx := t.Context()
+		f := r.newFile(make([]byte, 5000))
+		r.disks[0].CorruptMedia(0, r.cfg.size, faultdisk.Garbage, rand.New(rand.NewPCG(1, 2)))
+		require.ErrorIs(t, f.WriteAt(ctx, make([]byte, 100), 4096), ErrUnreadable)
+		require.NoError(t, f.WriteAt(ctx, bytes.Repeat([]byte("x"), 904), 4096))
+		require.NoError(t, f.Sync(ctx))
+		p := make([]byte, 904)
+		require.NoError(t, f.ReadAt(ctx, p, 4096))
+		require.Equal(t, strings.Repeat("x", 904), string(p))
+		f.Close()
+		require.NoError(t, r.close())
 	})
 }

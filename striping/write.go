@@ -190,15 +190,17 @@ func (v *Volume) putBlocks(o *object, c *chunk, first, n int, buf *Buffer, off i
 	return nil
 }
 
-// putBytes writes part of one block: the rest of it is read first. When the chunk changes
-// meanwhile, it is read again.
+// putBytes writes part of one block: the rest of it is read first, unless it is behind the object's
+// end. When the chunk changes meanwhile, it is read again.
 func (v *Volume) putBytes(ctx context.Context, o *object, c *chunk, block, off int, p []byte) error {
 	for {
 		c.mu.Lock()
 		change := c.change
 		c.mu.Unlock()
 		buf := NewBuffer(blockSize)
-		if err := v.readBlock(ctx, o, c, block, buf.Bytes()); err != nil {
+		if at := int64(c.key.index)*int64(v.info.ChunkSize) + int64(block)*blockSize; off == 0 && at+int64(len(p)) >= o.size.Load() {
+			clear(buf.Bytes()[len(p):]) // behind the end
+		} else if err := v.readBlock(ctx, o, c, block, buf.Bytes()); err != nil {
 			buf.Release()
 			return err
 		}
