@@ -90,9 +90,11 @@ type KernelStatus struct {
 	ForeignRate  float64 `json:"foreign_bytes_per_second"`
 }
 
-// BadRange is a range of an export that could not be read.
+// BadRange is a range of an export, or a file, that could not be read.
 type BadRange struct {
 	Export string    `json:"export"`
+	File   uint64    `json:"file,omitempty"` // its object, if it is a file
+	Path   string    `json:"path,omitempty"` // of the file; filled in by who knows
 	Off    int64     `json:"offset"`
 	Size   int64     `json:"size"`
 	Since  time.Time `json:"since"`

@@ -29,9 +29,12 @@ func awaiting(vw *view, err error) (set deviceSet) {
 // devices with whose return it goes off the list.
 func (v *Volume) unreadable(o *object, vw *view, first, n int, awaits deviceSet, cause error) error {
 	v.stats.unreadable.Add(1)
-	name := "?"
+	name, file := "?", uint64(0)
 	if o != nil {
 		name = o.name()
+		if o.isFile {
+			file = o.number
+		}
 	}
 	off := int64(vw.c.key.index)*int64(v.info.ChunkSize) + int64(first)*blockSize
 	v.mu.Lock()
@@ -44,7 +47,7 @@ func (v *Volume) unreadable(o *object, vw *view, first, n int, awaits deviceSet,
 	}
 	if !known && len(v.bad) < 1000 {
 		v.hasBad.Store(true)
-		v.bad = append(v.bad, badRange{BadRange{Export: name, Off: off, Size: int64(n) * blockSize, Since: time.Now().UTC()}, awaits})
+		v.bad = append(v.bad, badRange{BadRange{Export: name, File: file, Off: off, Size: int64(n) * blockSize, Since: time.Now().UTC()}, awaits})
 	}
 	v.mu.Unlock()
 	if !known {

@@ -232,9 +232,11 @@ type Loss struct {
 	Objects  []LossObject `json:"objects"`         // that would lose something
 }
 
-// LossObject is the part of one export.
+// LossObject is the part of one export or file.
 type LossObject struct {
 	Name   string `json:"name"`
+	File   uint64 `json:"file,omitempty"` // its object, if it is a file
+	Path   string `json:"path,omitempty"` // of the file; filled in by who knows
 	Chunks int64  `json:"lost_chunks"`
 	Bytes  int64  `json:"lost_bytes"`
 	First  int64  `json:"first_offset"` // of the first chunk that would be lost
@@ -271,9 +273,9 @@ func (v *Volume) IfLost(ctx context.Context, ids []devices.ID) (*Loss, error) {
 		l.Bytes += bytes
 		o := by[key.object]
 		if o == nil {
-			o = &LossObject{Name: fmt.Sprintf("object %d", key.object), First: int64(key.index) * int64(v.info.ChunkSize)}
-			if x := v.object(key.object); x != nil && x.name() != "" {
-				o.Name = x.name()
+			o = &LossObject{Name: fmt.Sprintf("file %d", key.object), File: key.object, First: int64(key.index) * int64(v.info.ChunkSize)}
+			if x := v.object(key.object); x != nil && !x.isFile {
+				o.Name, o.File = x.name(), 0
 			}
 			by[key.object] = o
 		}

@@ -25,6 +25,7 @@ type api struct {
 	nbd     []Address
 	clients func() nbd.Stats // nil: none
 	mounter *mounter         // nil: none
+	paths   *pathFinder      // nil: none
 	ctx     context.Context  // ends when the daemon begins to end
 	changes gate
 	stop    func()
@@ -79,7 +80,7 @@ func (a *api) ready(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintf(w, "ready: volume %s is %s\n", s.Volume, s.State)
 }
 
-func (a *api) status(w http.ResponseWriter, _ *http.Request) {
+func (a *api) status(w http.ResponseWriter, r *http.Request) {
 	s := control.Status{Schema: control.SchemaStatus, Status: a.engine.Status(), Daemon: a.self(), Jobs: []control.Job{}}
 	for _, j := range a.engine.Jobs() {
 		if j.Ended == nil {
@@ -88,6 +89,7 @@ func (a *api) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	a.cache.held.Load().fill(&s.Status)
 	normalize(&s.Status)
+	a.paths.fillBad(r.Context(), s.Bad)
 	answer(w, &s)
 }
 

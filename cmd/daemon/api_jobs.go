@@ -48,6 +48,7 @@ func (a *api) ifLost(w http.ResponseWriter, r *http.Request) {
 		refuse(w, a.jobError(err))
 		return
 	}
+	a.paths.fillLoss(r.Context(), l)
 	answer(w, &control.Map{Schema: control.SchemaMap, Volume: a.engine.Status().Volume, Loss: *l})
 }
 

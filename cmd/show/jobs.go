@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -108,9 +109,9 @@ func Map(w io.Writer, m *control.Map) {
 		what = "nothing more"
 	}
 	fmt.Fprintf(w, "with %s lost: %s (%s) unrecoverable in %s, %s with fewer copies than asked for\n", what,
-		count(m.Chunks, "chunk", "chunks"), size.Format(m.Bytes), count(int64(len(m.Objects)), "export", "exports"), count(m.Degraded, "more chunk", "more chunks"))
+		count(m.Chunks, "chunk", "chunks"), size.Format(m.Bytes), count(int64(len(m.Objects)), "export or file", "exports and files"), count(m.Degraded, "more chunk", "more chunks"))
 	for _, o := range m.Objects {
-		fmt.Fprintf(w, "  %s  %s, %s, the first at %d\n", Clean(o.Name), count(o.Chunks, "chunk", "chunks"), size.Format(o.Bytes), o.First)
+		fmt.Fprintf(w, "  %s  %s, %s, the first at %d\n", Clean(cmp.Or(o.Path, o.Name)), count(o.Chunks, "chunk", "chunks"), size.Format(o.Bytes), o.First)
 	}
 }
 

@@ -1,6 +1,7 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -67,7 +68,7 @@ func badTable(w io.Writer, bad []striping.BadRange) {
 	t := &table{}
 	t.add("UNREADABLE", ">OFFSET", ">BYTES", "SINCE")
 	for _, b := range bad[:min(len(bad), badShown)] {
-		t.add(Clean(b.Export), fmt.Sprint(b.Off), fmt.Sprint(b.Size), clock(b.Since))
+		t.add(Clean(cmp.Or(b.Path, b.Export)), fmt.Sprint(b.Off), fmt.Sprint(b.Size), clock(b.Since))
 	}
 	t.write(w, "  ")
 	if more := len(bad) - badShown; more > 0 {

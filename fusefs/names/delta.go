@@ -215,6 +215,19 @@ func (d *delta) remember(key journal.Key, value []byte, commits uint64) {
 	}
 }
 
+// entries returns the records of directory entries that are in layers and not deleted.
+func (d *delta) entries() map[journal.Key][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := map[journal.Key][]byte{}
+	for key, v := range d.live {
+		if key.Space() == journal.SpaceEntry && v.value != nil {
+			all[key] = v.value
+		}
+	}
+	return all
+}
+
 // listed is a record of a group.
 type listed struct {
 	b     uint64 // second number of its key

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -234,6 +235,36 @@ func TestFilesAndExports(t *testing.T) {
 	require.NoError(t, <-done)
 	r.crash()
 	r.run("fio", "--directory="+r.dir, "--name=file", "--ioengine=psync", "--rw=randwrite", "--bs=64k", "--size=64M", "--verify=crc32c", "--verify_only")
+}
+
+// TestLossNamesFiles: what would be lost, and what cannot be read, is told by path.
+func TestLossNamesFiles(t *testing.T) {
+	harness.NeedRoot(t)
+	e, dir, disk := harness.New(t), harness.MountPoint(t), harness.SparseRAM(t, 256<<20)
+	e.Must("create", "v", disk)
+	d := e.Serve("v", "--mount", dir)
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "a/b"), 0o755))
+	file := filepath.Join(dir, "a/b/letter")
+	content := noise(1, 100_000)
+	require.NoError(t, os.WriteFile(file, content, 0o644))
+	out := e.Must("map", "v", "--if-lost", "d1")
+	require.Contains(t, out, "/a/b/letter  1 chunk")
+	require.Zero(t, d.Stop())
+
+	image, err := os.ReadFile(disk)
+	require.NoError(t, err)
+	at := bytes.Index(image, content[:4096])
+	require.Positive(t, at)
+	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt(make([]byte, 4096), int64(at))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	d = d.Again()
+	_, err = os.ReadFile(file)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.Contains(t, e.Must("status", "v", "--json"), `"path": "/a/b/letter"`)
+	require.Zero(t, d.Stop())
 }
 
 // TestPlainUser has a user who is not root serve and mount a volume. Distributions let all users
