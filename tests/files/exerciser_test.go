@@ -321,4 +321,4 @@ func exercise(t *testing.T, copies, files, steps int) {
 }
 
 // TestExerciseFiles is what fsx is elsewhere.
-func TestExerciseFiles(t *testing.T) { exercise(t, 2, 2, 700) }
+func TestExerciseFiles(t *testing.T) { exercise(t, 2, 2, 400) }

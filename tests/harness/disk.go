@@ -162,3 +162,21 @@ func NewZram(t testing.TB, size int64) string {
 	}
 	return path
 }
+
+// TakeAll takes all the space of a file system, with one file.
+func TakeAll(t testing.TB, file string) {
+	t.Helper()
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for size := int64(0); ; size += 64 << 10 {
+		if err := unix.Fallocate(int(f.Fd()), 0, size, 64<<10); err != nil {
+			if err != unix.ENOSPC {
+				t.Fatalf("filling %s: %v", file, err)
+			}
+			return
+		}
+	}
+}

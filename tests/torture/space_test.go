@@ -148,7 +148,7 @@ func TestFullJournalDisk(t *testing.T) {
 	r.start()
 	r.work(rng, 200)
 	filler := filepath.Join(env.State, "filler")
-	takeAll(t, filler)
+	harness.TakeAll(t, filler)
 
 	conns := r.connect(3)
 	l := startLoad(r.m, rng, 6, conns...)
@@ -190,7 +190,7 @@ func TestFullJournalDisk(t *testing.T) {
 	r.work(rng, 200)
 
 	// Full once more, and space again while it runs.
-	takeAll(t, filler)
+	harness.TakeAll(t, filler)
 	conns = r.connect(3)
 	l = startLoad(r.m, rng, 6, conns...)
 	l.allow(wire.ENOSPC, wire.EIO)
@@ -215,18 +215,4 @@ func TestFullJournalDisk(t *testing.T) {
 	require.True(t, r.verify())
 	r.stop()
 	require.Equal(t, "sound", r.check().Verdict)
-}
-
-// takeAll takes all the space of a file system.
-func takeAll(t *testing.T, file string) {
-	t.Helper()
-	f, err := os.Create(file)
-	require.NoError(t, err)
-	defer f.Close()
-	for size := int64(0); ; size += 64 << 10 {
-		if err := unix.Fallocate(int(f.Fd()), 0, size, 64<<10); err != nil {
-			require.ErrorIs(t, err, unix.ENOSPC)
-			return
-		}
-	}
 }
