@@ -121,12 +121,18 @@ func (s *Store) Recheck() error {
 	_, err := s.Verify()
 	if errors.Is(err, ErrCorrupt) {
 		s.mu.Lock()
-		s.damaged = err
+		if s.damaged == nil {
+			s.damaged = err
+			close(s.spoiled)
+		}
 		s.mu.Unlock()
 		s.die(err)
 	}
 	return err
 }
+
+// Damaged is closed when Recheck has found the store damaged.
+func (s *Store) Damaged() <-chan struct{} { return s.spoiled }
 
 func (s *Store) verify() (State, error) {
 	txn := s.db.NewTransaction(false)

@@ -52,6 +52,7 @@ type Store struct {
 
 	kick    chan struct{} // has one element when the queue may have grown
 	stopped chan struct{} // closed when the committer has ended
+	spoiled chan struct{} // closed with the first setting of damaged
 	idle    chan struct{} // closed when the store is closed and no reader is inside
 
 	// Of the committer alone.
@@ -193,7 +194,7 @@ func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, uuid: uuid, log: log, wire: &tripwire{log: log}, lock: lock,
-		kick: make(chan struct{}, 1), stopped: make(chan struct{}), idle: make(chan struct{}),
+		kick: make(chan struct{}, 1), stopped: make(chan struct{}), idle: make(chan struct{}), spoiled: make(chan struct{}),
 		space:  space{dir: dir, name: badgerName, statfs: unix.Statfs},
 		commit: (*badger.Txn).Commit,
 	}

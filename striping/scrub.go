@@ -2,6 +2,7 @@ package striping
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"ballast/devices"
@@ -57,11 +58,27 @@ func (v *Volume) scanCopies(ctx context.Context, fn func(rec *journal.Chunk, key
 	})
 }
 
+// rechecker is a journal that can read all of itself and compare it with what it has noted.
+type rechecker interface{ Recheck() error }
+
+// A scrub begins with the journal, as it is by the journal's sums that all else is judged.
+func (v *Volume) recheckJournal() error {
+	if j, ok := v.opts.Journal.(rechecker); ok {
+		return j.Recheck()
+	}
+	return nil
+}
+
 func (v *Volume) runScrub(ctx context.Context, j *job) error {
 	v.jobs.mu.Lock()
 	j.sized = true
 	at, off := devices.ID(j.rec.CursorDevice), j.rec.CursorOff
 	v.jobs.mu.Unlock()
+	if at == 0 && off == 0 {
+		if err := v.recheckJournal(); err != nil {
+			return fmt.Errorf("the journal: %w", err)
+		}
+	}
 	for _, m := range v.devs() {
 		if m.id < at || m.Device == nil {
 			continue

@@ -271,7 +271,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	}
 }
 
-// recheckEvery is how often all of the journal is read and compared with its digest.
+// recheckEvery is how often all of the journal is read and compared with its digest, beside each scrub.
 const recheckEvery = 24 * time.Hour
 
 // recheck ends the daemon if the journal's store is damaged: the next start makes it anew.
@@ -282,13 +282,15 @@ func (s *server) recheck(ctx context.Context, stop func(), store *journal.Store)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-		}
-		if err := store.Recheck(); errors.Is(err, journal.ErrCorrupt) {
-			err = fmt.Errorf("the journal's store is damaged, start again to have it made anew: %w", err)
+		case <-store.Damaged():
+			err := fmt.Errorf("the journal's store is damaged, start again to have it made anew: %w", store.Stats().Failed)
 			s.failed.CompareAndSwap(nil, &err)
 			stop()
 			return
+		case <-tick.C:
+		}
+		if err := store.Recheck(); err != nil && !errors.Is(err, journal.ErrClosed) {
+			s.o.Logger.Error("reading all of the journal", "error", err)
 		}
 	}
 }

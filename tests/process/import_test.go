@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -176,6 +177,48 @@ func TestJournalDeletedWhileServing(t *testing.T) {
 	d = env.Serve("v")
 	require.NoError(t, s.check(d.NBD))
 	require.Contains(t, env.Must("status", "v"), "made anew from the copy on device d")
+	require.Zero(t, d.Stop())
+}
+
+// A table of the store rots under a daemon that serves: the next scrub finds it, the daemon ends
+// instead of serving from it, and the next start has everything.
+func TestScrubFindsDamagedJournal(t *testing.T) {
+	harness.Need(t, "nbdcopy")
+	env := harness.New(t)
+	volume(t, env, 2)
+	env.Must("export", "create", "v/needleneedle", "1MiB")
+	d := env.Serve("v")
+	data := random(t, 8<<20, 9)
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+	env.Must("scrub", "start", "v")
+	await(t, "a scrub of a sound volume", func() bool { return strings.Contains(env.Must("job", "ls", "v"), "done") })
+	require.Zero(t, d.Stop())
+	d = env.Serve("v")
+	tables, err := filepath.Glob(filepath.Join(env.State, "v", "journal", "badger", "*.sst"))
+	require.NoError(t, err)
+	spoilt := 0
+	for _, table := range tables {
+		b, err := os.ReadFile(table)
+		require.NoError(t, err)
+		if at := bytes.Index(b, []byte("needleneedle")); at >= 0 {
+			f, err := os.OpenFile(table, os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt([]byte("N"), int64(at))
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			spoilt++
+		}
+	}
+	require.Positive(t, spoilt)
+	env.Command("scrub", "start", "v")
+	require.NotZero(t, d.Wait())
+	require.Contains(t, d.Log(), "the journal's store is damaged")
+	d = env.Serve("v")
+	require.Contains(t, env.Must("status", "v"), "made anew from the copy on device d")
+	require.Contains(t, env.Must("export", "ls", "v"), "needleneedle")
+	out := filepath.Join(t.TempDir(), "out")
+	harness.Tool(t, "nbdcopy", d.URI("e"), out)
+	requireSame(t, data, out)
 	require.Zero(t, d.Stop())
 }
 
