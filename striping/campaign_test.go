@@ -9,6 +9,9 @@ func TestTorture(t *testing.T) {
 	*crashCount = max(*crashCount, 100_000)
 	*enumDepth = max(*enumDepth, 2)
 	*lifeCount = max(*lifeCount, 10_000)
+	*forecastSeeds = max(*forecastSeeds, 20)
+	*drainSeeds = max(*drainSeeds, 60)
+	*everyState = true
 	t.Run("power cuts", TestCrash)
 	t.Run("power cuts of faulty mirrors", TestCrashWithFaults)
 	t.Run("power cuts and lost disks", TestCrashThenLoss)
@@ -16,4 +19,7 @@ func TestTorture(t *testing.T) {
 	t.Run("lives of exports", TestLifeOfExports)
 	t.Run("failed calls", TestNthCall)
 	t.Run("full volumes", TestSpaceFillsUp)
+	t.Run("forecasts", TestForecasts)
+	t.Run("drains through power cuts", TestDrainThroughCrashes)
+	t.Run("slow disks", TestSlowDiskSitsOut)
 }

@@ -198,6 +198,7 @@ func TestTortureIllDisks(t *testing.T) {
 			n, p99, longest := w.reads.between(from, time.Now())
 			t.Logf("whole %v after it began; %d reads: p99 %v, longest %v", time.Since(from), n, p99, longest)
 			end()
+			w.await("whole at the end", 4*time.Minute, whole)
 			w.stop()
 			require.Equal(t, "sound", w.check().Verdict)
 		})
