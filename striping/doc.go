@@ -71,6 +71,12 @@
 // journal does, and the old slot is given back after that. What is left to do is found in the
 // placements, so a crash costs what was under way.
 //
+// What clients feel of a job is one piece at most, of 64 to 256 KiB as the disk is fast (1 MiB on a
+// spinning one): a disk gets the next piece when nothing of the clients' is in it, and beside them no
+// more than its floor (2 % of its time, more for data with one copy left). So there is no guard that
+// watches the clients' latency: with pieces of 1.6 ms the p99 of reads stays within three times of what
+// it is without the job, and the job gets 80 to 90 % of the time that clients leave.
+//
 // # Concurrency
 //
 // Volume and Export are safe for concurrent use. Lock order: object.resize, chunk.mu, then one of

@@ -51,10 +51,7 @@ func (m *member) seconds(kind devices.Kind, bytes int64) float64 {
 	if bytes <= 0 {
 		return 0
 	}
-	piece := int64(256 << 10)
-	if m.Device.Rotational() {
-		piece = 1 << 20
-	}
+	piece := int64(pieceBlocks(m.Device.Rotational(), m.Device.Rate(kind))) * blockSize
 	return float64(bytes) / m.Device.RateAt(kind, min(piece, max(bytes, blockSize)))
 }
 

@@ -34,6 +34,14 @@ func TestForecasts(t *testing.T) {
 	require.GreaterOrEqual(t, good, *forecastSeeds*9/10, "of %d within 20 %%", *forecastSeeds)
 }
 
+// written is how many bytes the disks were given so far.
+func (r *rig) written() (n int64) {
+	for _, d := range r.disks {
+		n += d.Stats().WriteBytes
+	}
+	return n
+}
+
 func forecastDrain(t *testing.T, seed uint64) float64 {
 	rng := rand.New(rand.NewPCG(seed, 31))
 	disks := 4 + rng.IntN(3)
@@ -55,12 +63,14 @@ func forecastDrain(t *testing.T, seed uint64) float64 {
 	leaving := []devices.ID{devices.ID(1 + rng.IntN(disks))}
 	f, err := r.v.ForecastDrain(t.Context(), leaving)
 	require.NoError(t, err)
+	before := r.written()
 	id, err := r.v.Drain(t.Context(), leaving, JobOptions{})
 	require.NoError(t, err)
 	until(t, 10*time.Minute, "drained", r.jobEnded(id))
 	j := r.job(id)
 	took, done := j.Ended.Sub(j.Started).Seconds(), j.BytesDone
 	require.InDelta(t, f.Bytes, done, 0.02*float64(f.Bytes), "bytes")
+	require.LessOrEqual(t, float64(r.written()-before), 1.02*float64(f.Bytes), "nothing is written twice")
 
 	lost := []devices.ID{}
 	for _, m := range r.v.devs() {

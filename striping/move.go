@@ -202,16 +202,31 @@ func (p *chunkCopy) copyAll(ctx context.Context) error {
 // pieceBlocks is how much goes to the device at once: enough for its speed, and little for whoever
 // comes while it is under way.
 func (p *chunkCopy) pieceBlocks() int {
-	if p.m.Device.Rotational() {
+	rate := p.m.Device.Rate(devices.Write)
+	for _, i := range p.v.sources(&p.vw) {
+		rate = min(rate, p.v.dev(p.vw.places[i].dev).Device.Rate(devices.Read))
+	}
+	return pieceBlocks(p.m.Device.Rotational(), rate)
+}
+
+// pieceTime is how long a background piece may hold up a disk without seeks. With pieces of 256 KiB
+// whatever the speed, clients of disks of 50 MB/s saw 4 to 7 times their p99 of reads; with this twice
+// to three times, for 5 points less of the time that they leave (TestRebuildBesideClients).
+const pieceTime = 1600 * time.Microsecond
+
+// pieceBlocks is the size of a background piece on a disk of that many bytes per second.
+func pieceBlocks(rotational bool, rate float64) int {
+	if rotational {
 		return (1 << 20) / blockSize
 	}
-	return (256 << 10) / blockSize
+	return int(max(64<<10, min(256<<10, rate*pieceTime.Seconds()))) / blockSize
 }
 
 // copyRun copies n blocks from first on, as vw has them.
 func (p *chunkCopy) copyRun(ctx context.Context, vw *view, first, n int, class devices.Class) error {
+	piece := p.pieceBlocks()
 	for n > 0 {
-		k := min(n, p.pieceBlocks())
+		k := min(n, piece)
 		if err := p.copyPiece(ctx, vw, first, k, class); err != nil {
 			return err
 		}

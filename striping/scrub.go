@@ -172,10 +172,7 @@ func (v *Volume) scrubCopy(ctx context.Context, j *job, m *member, it scrubItem)
 	if at < 0 {
 		return 0, nil // it has moved
 	}
-	piece := (256 << 10) / blockSize
-	if m.Device.Rotational() {
-		piece = (1 << 20) / blockSize
-	}
+	piece := pieceBlocks(m.Device.Rotational(), m.Device.Rate(devices.Read))
 	read := int64(0)
 	for i := 0; i < vw.slot; {
 		n, written := vw.written.run(i, min(vw.slot, i+piece))
