@@ -12,6 +12,10 @@ import (
 // A rebalance moves copies from devices that hold more than their share to those that hold less,
 // and nothing else: what is moved is the sum of the deficits. Shares are those of policy.Targets, by
 // speed as far as capacities allow. Devices within the dead band count as right.
+//
+// None begins by itself when a device joins. It takes new chunks at once, so nothing is stranded and
+// nothing is slower than before; moving what is old costs hours of every disk's time and wear, which is
+// for the operator to spend (who may be about to add a second disk).
 const (
 	rebalanceStart = 0.05 // of its capacity a device is off before a rebalance is worth it
 	rebalanceStop  = 0.01
