@@ -37,17 +37,17 @@ var only = flag.String("only", "", "run the planted bugs whose name this matches
 
 var mutants = []mutant{
 	{name: "a flush does not sync", file: "flush.go", every: true, tests: crash,
-		old: "if m.synced.Load() >= n || !m.usable() {\n\t\t\tcontinue\n\t\t}",
+		old: "if m.synced.Load() >= n || !may(m) {\n\t\t\tcontinue\n\t\t}",
 		new: "if true {\n\t\t\tif m.synced.Load() < n {\n\t\t\t\tm.synced.Store(n)\n\t\t\t}\n\t\t\tcontinue\n\t\t}"},
 	{name: "one mirror's sync is forgotten", file: "flush.go", every: true, tests: crash,
-		old: "if m.synced.Load() >= n || !m.usable() {\n\t\t\tcontinue\n\t\t}",
-		new: "if len(need) > 1 && id == 1 {\n\t\t\tm.synced.Store(max(n, m.synced.Load()))\n\t\t}\n\t\tif m.synced.Load() >= n || !m.usable() {\n\t\t\tcontinue\n\t\t}"},
+		old: "if m.synced.Load() >= n || !may(m) {\n\t\t\tcontinue\n\t\t}",
+		new: "if len(need) > 1 && id == 1 {\n\t\t\tm.synced.Store(max(n, m.synced.Load()))\n\t\t}\n\t\tif m.synced.Load() >= n || !may(m) {\n\t\t\tcontinue\n\t\t}"},
 	{name: "a failed sync counts", file: "flush.go", tests: "TestNthCall",
 		old: "v.deviceError(id, fmt.Errorf(\"sync: %w\", err))\n\t\t\t\treturn",
 		new: "v.deviceError(id, fmt.Errorf(\"sync: %w\", err))"},
 	{name: "a flush is answered before its commit", file: "flush.go", every: true, tests: crash,
 		old: "failed := v.writeAll(dirty)\n",
-		new: "failed := v.writeAll(dirty)\n\tfor _, r := range requests {\n\t\tselect {\n\t\tcase r.done <- nil:\n\t\tdefault:\n\t\t}\n\t\tr.done = make(chan error, 1)\n\t}\n"},
+		new: "failed := v.writeAll(dirty)\n\tfor _, r := range requests {\n\t\tselect {\n\t\tcase r.done <- flushResult{}:\n\t\tdefault:\n\t\t}\n\t\tr.done = make(chan flushResult, 1)\n\t}\n"},
 	{name: "a flush forgets what is being written out", file: "flush.go", tests: "TestNthCall|TestFlush",
 		old: "} else if c.out != nil {\n\t\t\tid = c.out.id\n\t\t}", new: "}"},
 	{name: "a flush commits only what is settled in the background", file: "flush.go", every: true, tests: crash,
@@ -137,7 +137,7 @@ var mutants = []mutant{
 	{name: "a write that grows a buffer is off by one block", file: "write.go", tests: "TestWriteReadReopen|" + crash,
 		old: "at := e.off + e.n*blockSize\n", new: "at := e.off + (e.n-1)*blockSize\n"},
 	{name: "the claim of space is not given back", file: "writeout.go", tests: crash,
-		old: "v.claimed.Add(-c.claim)\n\t\t\tp.o.claimed.Add(-c.claim)", new: "p.o.claimed.Add(-c.claim)"},
+		old: "v.claimed.Add(-v.regionShare(c.claim))\n\t\t\tp.o.claimed.Add(-c.claim)", new: "p.o.claimed.Add(-c.claim)"},
 }
 
 // TestTorturePlantedBugs runs the tests that each mutant names and requires that they fail.
