@@ -249,7 +249,11 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	s.wg.Go(func() { s.recheck(ctx, stop, store) })
 	s.exports = &exportSet{volume: s.core.volume, readOnly: s.o.ReadOnly || s.core.config.ReadOnly, rotates: s.core.rotates}
 	s.nbd = nbd.NewServer(s.exports, nbd.Options{Logger: s.o.Logger})
-	s.api = &api{engine: engine, cache: cache, paths: &pathFinder{tree: s.core.tree}, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
+	var paths *pathFinder
+	if s.core.tree != nil {
+		paths = &pathFinder{search: s.core.tree.Paths, ctx: ctx, start: s.wg.Go}
+	}
+	s.api = &api{engine: engine, cache: cache, paths: paths, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
 		clients: s.nbd.Stats, mounter: s.mounter, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}
 	if l.http != nil {
 		s.o.HTTP = l.http.Addr().String() // port 0 has become one
