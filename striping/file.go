@@ -278,7 +278,7 @@ func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
 	result := v.flushes.ask(ctx, r)
 	for i, f := range files {
 		if errs[i] == nil {
-			errs[i] = result.failed[f.e.o]
+			errs[i] = result.failed[f.e.o.number]
 		}
 		if errs[i] == nil && result.failed == nil {
 			errs[i] = result.err // it was not carried out

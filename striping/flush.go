@@ -66,7 +66,7 @@ type flushRequest struct {
 // flushResult is what a request is answered.
 type flushResult struct {
 	err    error
-	failed map[*object]error // what of it is whose
+	failed map[uint64]error // what of it is whose, by number of the object
 }
 
 // lane is where the request waits for its turn.
@@ -226,9 +226,9 @@ func (v *Volume) answer(r *flushRequest, chunks []*chunk, failed map[*chunk]erro
 	for _, c := range chunks {
 		if err := failed[c]; err != nil {
 			if result.failed == nil {
-				result.failed = map[*object]error{}
+				result.failed = map[uint64]error{}
 			}
-			result.failed[v.object(c.key.object)] = err
+			result.failed[c.key.object] = err
 			if len(errs) < 4 {
 				errs = append(errs, err)
 			}

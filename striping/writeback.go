@@ -7,9 +7,9 @@ import (
 
 // writeback decides when dirty chunks go to devices, and its workers take them there.
 //
-// Whole chunks go at once. Partly written and small ones wait for WriteAge, for a flush, or until they fill
-// half of the dirty budget; then the oldest go. A worker seals the dirty overlays of a batch of
-// chunks; what takes new slots or blocks that never held data goes straight to the balancer or the
+// Whole chunks go at once. Partly written and small ones wait for WriteAge, for a flush, or until
+// they fill half of the dirty budget; then the oldest go. A worker seals the dirty overlays of a batch
+// of chunks; what takes new slots or blocks that never held data goes straight to the balancer or the
 // devices; what overwrites blocks in place first needs its intents durable, and those of one batch
 // share one journal commit. Everything after that happens in the devices' callbacks, so a slow
 // device holds up no worker.
