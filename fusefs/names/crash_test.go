@@ -54,7 +54,7 @@ func crashConfig(rng *rand.Rand, seed uint64) rigConfig {
 			DirtyLimit: int64(256<<10) << rng.IntN(4), FlushInterval: time.Duration(1+rng.IntN(100)) * time.Millisecond,
 			WriteAge: time.Duration(rng.IntN(20)) * time.Millisecond, CacheBytes: 1,
 		},
-		tree: Options{FlushInterval: time.Duration(1+rng.IntN(200)) * time.Millisecond},
+		tree: Options{FlushInterval: time.Duration(1+rng.IntN(200)) * time.Millisecond, CacheLimit: 1 << (8 + seed%14)},
 	}
 	cfg.disks = max(cfg.disks, int(cfg.copies))
 	return cfg

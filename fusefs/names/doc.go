@@ -28,12 +28,11 @@
 // # How an operation becomes durable
 //
 // An operation on names changes an ordered delta in RAM: layers of records, of which each goes into
-// one journal batch. Look-ups ask the delta first, then a cache of
-// records (and of there being none), then the journal: Badger's own way to a record is ten times as
-// long. A round of the committer closes the open layer,
-// makes the data durable of the files that somebody syncs or a rename waits for, brings their
-// records up to it, and commits the layers in order. Requests that arrive meanwhile share the next
-// round. There is one every FlushInterval, and when half of DeltaLimit is used; operations wait
+// one journal batch. Look-ups ask the delta first, then a bounded cache of records (and of there being
+// none), then the journal, whose way to a record is much longer. A round of the committer closes the
+// open layer, makes the data durable of the files that somebody syncs or a rename waits for, brings
+// their records up to it, and commits the layers in order. Requests that arrive meanwhile share the
+// next round. There is one every FlushInterval, and when half of DeltaLimit is used; operations wait
 // when all of it is.
 //
 // A file's number is that of the object with its data, until it is cut to nothing: then it gets a new
