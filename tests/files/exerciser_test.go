@@ -113,23 +113,21 @@ func alignedBytes(n int) []byte {
 
 func (x *exerciser) write() {
 	off, n := x.span(exercised)
-	p := x.bytes(n)
-	x.note("write %d at %d", n, off)
-	got, err := unix.Pwrite(x.fd, p, int64(off))
-	x.ok(err)
-	require.Equal(x, n, got)
-	x.put(p, off)
+	x.pwrite("write", x.fd, x.bytes(n), off)
 }
 
 func (x *exerciser) writeDirect() {
 	off, n := x.span(exercised)
-	off, n = off&^(page-1), (n+page-1)&^(page-1)
-	p := alignedBytes(n)
+	p := alignedBytes((n + page - 1) &^ (page - 1))
 	copy(p, x.bytes(n))
-	x.note("direct write %d at %d", n, off)
-	got, err := unix.Pwrite(x.direct, p, int64(off))
+	x.pwrite("direct write", x.direct, p, off&^(page-1))
+}
+
+func (x *exerciser) pwrite(what string, fd int, p []byte, off int) {
+	x.note("%s %d at %d", what, len(p), off)
+	got, err := unix.Pwrite(fd, p, int64(off))
 	x.ok(err)
-	require.Equal(x, n, got)
+	require.Equal(x, len(p), got)
 	x.put(p, off)
 }
 

@@ -177,13 +177,13 @@ func (c *timed) Read(p []byte, off int64) error {
 func TestHungDiskLive(t *testing.T) {
 	w := newWard(t, "--dirty-limit", "16MiB")
 	w.begin()
-	<-time.After(time.Second)
+	at := func(ops int64) func() bool { return func() bool { return w.load.ops.Load() >= ops } }
+	require.Eventually(t, at(500), harness.Patience, 10*time.Millisecond, "the load does not begin")
 	w.sick[1].Set(harness.Illness{Hang: true})
 	began := time.Now()
 	w.await("noticed", harness.Patience, func(s status) bool { return s.Devices[1].State == "slow" })
 	t.Logf("noticed after %v: %v", time.Since(began), w.codes("d2"))
-	before := w.load.ops.Load()
-	require.Eventually(t, func() bool { return w.load.ops.Load() >= before+500 }, harness.Patience, 10*time.Millisecond, "the load does not get on")
+	require.Eventually(t, at(w.load.ops.Load()+500), harness.Patience, 10*time.Millisecond, "the load does not get on")
 	n, p99, longest := w.reads.between(began.Add(2*time.Second), time.Now())
 	t.Logf("%d reads from 2 s on: p99 %v, longest %v", n, p99, longest)
 	w.load.finish()
