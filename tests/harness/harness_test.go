@@ -130,3 +130,15 @@ func aligned(n int) []byte {
 	at := -uintptr(unsafe.Pointer(&p[0])) & 4095
 	return p[at : at+uintptr(n)]
 }
+
+// TestThrottlesEndWithTheirTest, also those of a device that an earlier test had limited.
+func TestThrottlesEndWithTheirTest(t *testing.T) {
+	for _, name := range []string{"first", "second"} {
+		t.Run(name, func(t *testing.T) {
+			l := NewLoop(t, SparseRAM(t, 1<<20))
+			l.Throttle(t, 50<<20, 50<<20)
+			l.Throttle(t, 10<<20, 10<<20)
+		})
+		require.Empty(t, throttlesLeft(), name)
+	}
+}

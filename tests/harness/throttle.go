@@ -18,7 +18,7 @@ const (
 
 var throttled struct {
 	mu      sync.Mutex
-	devices map[string]bool // MAJ:MIN
+	devices map[string]bool // by MAJ:MIN, all that ever were; true: a test will lift the limits
 	group   string          // of version 2
 }
 
@@ -39,6 +39,9 @@ func (l *Loop) Throttle(t testing.TB, read, write int64) {
 	throttled.mu.Unlock()
 	if first {
 		t.Cleanup(func() {
+			throttled.mu.Lock()
+			throttled.devices[id] = false
+			throttled.mu.Unlock()
 			if err := setLimits(id, 0, 0); err != nil {
 				t.Errorf("lifting the limits of %s: %v", l.Path, err)
 			}
@@ -98,7 +101,8 @@ func throttlesLeft() []string {
 			continue
 		}
 		for line := range strings.Lines(string(text)) {
-			if id, _, _ := strings.Cut(line, " "); throttled.devices[id] {
+			id, _, _ := strings.Cut(line, " ")
+			if _, ours := throttled.devices[id]; ours {
 				left = append(left, "throttle "+name+" "+strings.TrimSpace(line))
 			}
 		}
@@ -106,6 +110,8 @@ func throttlesLeft() []string {
 	if throttled.group != "" {
 		if err := os.Remove(throttled.group); err != nil {
 			left = append(left, err.Error())
+		} else {
+			throttled.group = ""
 		}
 	}
 	return left
