@@ -1,0 +1,76 @@
+//go:build bench
+
+package bench
+
+import (
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"ballast/tests/harness"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// TestBenchInodes: what a directory of a million files costs: time to make, list and look up each, the
+// daemon's memory, and the time to open it all again. BALLAST_BENCH_INODES sets another number.
+func TestBenchInodes(t *testing.T) {
+	harness.NeedRoot(t)
+	n := 1_000_000
+	if s := os.Getenv("BALLAST_BENCH_INODES"); s != "" {
+		var err error
+		n, err = strconv.Atoi(s)
+		require.NoError(t, err)
+	}
+	e, dir := harness.New(t), harness.MountPoint(t)
+	e.Must("create", "v", harness.SparseRAM(t, 5<<30))
+	d := e.Serve("v", "--mount", dir)
+	many := filepath.Join(dir, "many")
+	require.NoError(t, os.Mkdir(many, 0o755))
+	tell := func(what string, rate float64) {
+		all, anonymous := resident(t, d.Pid)
+		fmt.Printf("inodes: %d in one directory, %s: %.0f/s, %d MiB resident, %d MiB of it its own\n", n, what, rate, all>>20, anonymous>>20)
+	}
+	tell("nothing made yet", 0)
+	path := func(i int) string { return filepath.Join(many, fmt.Sprintf("file-%08d", i)) }
+	tell("made", perSecond(n, func() {
+		inParallel(t, n, func(i int) error { return unix.Mknod(path(i), unix.S_IFREG|0o644, 0) })
+	}))
+	list := func() {
+		found := 0
+		tell("listed with attributes", perSecond(n, func() {
+			require.NoError(t, filepath.WalkDir(many, func(_ string, d fs.DirEntry, err error) error {
+				if err == nil {
+					_, err = d.Info()
+					found++
+				}
+				return err
+			}))
+		}))
+		require.Equal(t, n+1, found)
+	}
+	list()
+	require.Zero(t, d.Stop())
+	began := time.Now()
+	d = d.Again()
+	fmt.Printf("inodes: served again after %.1f s\n", time.Since(began).Seconds())
+	tell("opened", 0)
+	looked := min(n, 100_000)
+	tell("looked up at random", perSecond(looked, func() {
+		inParallel(t, looked, func(int) error {
+			_, err := os.Lstat(path(rand.IntN(n)))
+			return err
+		})
+	}))
+	list()
+	require.NoError(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0))
+	time.Sleep(15 * time.Second) // buffers that are not needed any more are given up by then
+	tell("forgotten by the kernel", 0)
+	require.Zero(t, d.Stop())
+}
