@@ -25,9 +25,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filesRounds is how often each system has its turn.
-const filesRounds = 3
-
 // system is a file system under measurement.
 type system struct {
 	name string
@@ -37,7 +34,7 @@ type system struct {
 
 // TestBenchFiles measures a mounted volume on one disk in memory beside ext4 on such a disk,
 // mergerfs over a directory in memory, and the ceiling: a file system that answers from RAM. Each has its
-// turn in each round.
+// turn in each round ($BALLAST_BENCH_ROUNDS, 3 unless set).
 func TestBenchFiles(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "fio", "mkfs.ext4", "tar", "find")
@@ -77,7 +74,7 @@ func TestBenchFiles(t *testing.T) {
 
 func measureLine(t *testing.T, systems []system, name, unit string, run func(*testing.T, system) float64) {
 	rates, cpu := make([][]float64, len(systems)), make([][]float64, len(systems))
-	for range filesRounds {
+	for range rounds(3) {
 		for i, s := range systems {
 			before := cpuOf(s.pid)
 			began := time.Now()

@@ -59,6 +59,14 @@ func startPeer(t testing.TB, name string, args func(socket string) []string) ser
 	return server{name: name, pid: cmd.Process.Pid, uri: "nbd+unix:///?socket=" + socket, stop: stop}
 }
 
+// rounds is how often each side has its turn: $BALLAST_BENCH_ROUNDS, n unless set.
+func rounds(n int) int {
+	if set, err := strconv.Atoi(os.Getenv("BALLAST_BENCH_ROUNDS")); err == nil {
+		return set
+	}
+	return n
+}
+
 // TestBenchPeers: Ballast, qemu-nbd and nbdkit, each over a file in memory of its own, one after
 // the other in every round ($BALLAST_BENCH_ROUNDS, 5 unless set). Writes end with a flush, the time
 // and the processor time of which count: what a server still has in memory would otherwise be work
@@ -80,17 +88,13 @@ func TestBenchPeers(t *testing.T) {
 	for _, s := range servers {
 		job{rw: "write", bs: 1 << 20, depth: 8, uri: s.uri, size: size, fsync: true}.run(t)
 	}
-	rounds := 5
-	if n, err := strconv.Atoi(os.Getenv("BALLAST_BENCH_ROUNDS")); err == nil {
-		rounds = n
-	}
 	for _, j := range []job{
 		{rw: "randread", bs: 4096, depth: 32, jobs: 1}, {rw: "randread", bs: 4096, depth: 32, jobs: 4},
 		{rw: "randwrite", bs: 4096, depth: 32, jobs: 1}, {rw: "randwrite", bs: 4096, depth: 32, jobs: 4},
 		{rw: "read", bs: 1 << 20, depth: 8, jobs: 1}, {rw: "write", bs: 1 << 20, depth: 8, jobs: 1},
 	} {
 		iops, cpu := map[string][]float64{}, map[string][]float64{}
-		for range rounds {
+		for range rounds(5) {
 			for _, s := range servers {
 				j.uri, j.size, j.seconds, j.ramp, j.fsync = s.uri, size, 3, 1, strings.HasSuffix(j.rw, "write")
 				before, begun := s.cpu(t), time.Now()
