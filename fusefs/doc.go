@@ -56,7 +56,7 @@
 //
 // 2 MiB for each request under way that carries data, of which the kernel sends at most
 // maxBackground by itself and one for each thread that waits; 100 bytes for an open file; names
-// counts the inodes that the kernel knows.
+// counts the inodes that the kernel knows, in a byte or two each.
 //
 // # On disk
 //

@@ -135,7 +135,8 @@ func (f *fileSystem) OpenDir(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.
 
 // ReadDir implements fuse.RawFileSystem.
 func (f *fileSystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return status(f.tree.ReadDir(f.ctx, names.Ino(in.NodeId), in.Offset, func(e names.Entry) bool {
+	const least = 24 + 8 // of an entry in the answer
+	return status(f.tree.ReadDir(f.ctx, names.Ino(in.NodeId), in.Offset, int(in.Size)/least, func(e names.Entry) bool {
 		return out.AddDirEntry(direntOf(&e))
 	}))
 }
@@ -150,8 +151,8 @@ func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 	dir := names.Ino(in.NodeId)
 	var batch []names.Entry
 	room := int(in.Size)
-	err := f.tree.ReadDir(f.ctx, dir, in.Offset, func(e names.Entry) bool {
-		const least = 128 + 24 // of an entry in the answer
+	const least = 128 + 24 // of an entry in the answer
+	err := f.tree.ReadDir(f.ctx, dir, in.Offset, room/(least+8), func(e names.Entry) bool {
 		room -= least + (len(e.Name)+7)&^7
 		if room >= 0 {
 			batch = append(batch, e)
@@ -171,7 +172,7 @@ func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 			continue
 		}
 		// One that is gone by now stays in the listing without attributes.
-		if a, err := f.tree.Lookup(f.ctx, dir, e.Name); err == nil {
+		if a, err := f.tree.Refer(e.Ino); err == nil {
 			f.fillEntry(plus, &a)
 			out.FixMode(a.Mode)
 		}

@@ -21,8 +21,7 @@ func (t *Tree) Lookup(ctx context.Context, parent Ino, name string) (Attr, error
 		if name == ".." {
 			ino = Ino(dir.Parent)
 		}
-		t.refer(ino)
-		return t.referred(ino)
+		return t.Refer(ino)
 	}
 	if err := checkName(name); err != nil {
 		return Attr{}, err
@@ -32,13 +31,18 @@ func (t *Tree) Lookup(ctx context.Context, parent Ino, name string) (Attr, error
 		if err != nil {
 			return Attr{}, err
 		}
-		t.refer(Ino(e.Inode))
-		a, err := t.referred(Ino(e.Inode))
+		a, err := t.Refer(Ino(e.Inode))
 		if !errors.Is(err, syscall.ESTALE) {
 			return a, err
 		} // else it went meanwhile, the name too
 	}
 	return Attr{}, syscall.ESTALE
+}
+
+// Refer is Lookup for an inode that a listing of its directory has just named; ESTALE if it is gone.
+func (t *Tree) Refer(ino Ino) (Attr, error) {
+	t.refer(ino)
+	return t.referred(ino)
 }
 
 // referred returns the attributes of an inode to which a reference was just given, and takes that

@@ -55,7 +55,7 @@ func (t *Tree) listRecords(space journal.Space, ino Ino, from uint64, limit int)
 	return list, next, nil
 }
 
-// dirPage is about how many entries are read at once.
+// dirPage is about how many entries are read at once, at most.
 const dirPage = 256
 
 // Cookies: 1 is behind ".", 2 behind "..", others are hash and slot of an entry.
@@ -67,8 +67,8 @@ const (
 
 // ReadDir calls fn for the entries of a directory behind cookie after (0: from the start, "." and
 // ".." first), until fn returns false. What is there all the while is listed exactly once, however
-// often the listing is interrupted.
-func (t *Tree) ReadDir(ctx context.Context, ino Ino, after uint64, fn func(Entry) bool) error {
+// often the listing is interrupted. About want entries are asked for: no more are read at once.
+func (t *Tree) ReadDir(ctx context.Context, ino Ino, after uint64, want int, fn func(Entry) bool) error {
 	dir, err := t.directory(ino)
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func (t *Tree) ReadDir(ctx context.Context, ino Ino, after uint64, fn func(Entry
 		return nil
 	}
 	for from := after >> slotBits; ; {
-		list, next, err := t.listRecords(journal.SpaceEntry, ino, from, dirPage)
+		list, next, err := t.listRecords(journal.SpaceEntry, ino, from, min(want, dirPage))
 		if err != nil {
 			return err
 		}

@@ -100,7 +100,7 @@ func readTree(t *Tree, ino Ino, inodes map[Ino]*mInode) (*mInode, error) {
 	case journal.TypeDirectory:
 		n.entries = map[string]*mInode{}
 		var list []Entry
-		if err := t.ReadDir(ctx, ino, 2, func(e Entry) bool { list = append(list, e); return true }); err != nil {
+		if err := t.ReadDir(ctx, ino, 2, dirPage, func(e Entry) bool { list = append(list, e); return true }); err != nil {
 			return nil, err
 		}
 		for _, e := range list {

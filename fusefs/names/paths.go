@@ -122,7 +122,7 @@ func (p *pathSearch) directory(dir Ino) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = p.t.ReadDir(p.ctx, Ino(rec.Parent), cookieDotDot, func(e Entry) bool {
+	err = p.t.ReadDir(p.ctx, Ino(rec.Parent), cookieDotDot, dirPage, func(e Entry) bool {
 		if e.Ino == dir {
 			p.dirs[dir] = above + "/" + e.Name
 		}

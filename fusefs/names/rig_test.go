@@ -176,7 +176,7 @@ func (r *rig) lookup(dir Ino, name string) Attr {
 }
 
 func (r *rig) list(dir Ino) (names []string) {
-	require.NoError(r.t, r.ReadDir(context.Background(), dir, 2, func(e Entry) bool {
+	require.NoError(r.t, r.ReadDir(context.Background(), dir, 2, dirPage, func(e Entry) bool {
 		names = append(names, e.Name)
 		return true
 	}))

@@ -38,7 +38,7 @@ type Tree struct {
 	mu      sync.Mutex
 	nodes   map[Ino]*node
 	dirty   map[*node]bool  // each has a use in nodes
-	refs    map[Ino]uint64  // references given out
+	refs    refs            // references given out
 	orphans map[Ino]*orphan // without a name
 	queue   []*orphan       // of these: those that nobody uses any more
 	drops   []uint64        // objects that are nobody's any more, their end committed
@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (*Tree, error) {
 		o.CacheLimit = 32 << 20
 	}
 	t := &Tree{opts: o, v: o.Volume, j: o.Journal, log: o.Logger, delta: newDelta(o.DeltaLimit, o.CacheLimit), renames: make(chan struct{}, 1),
-		nodes: map[Ino]*node{}, dirty: map[*node]bool{}, refs: map[Ino]uint64{}, orphans: map[Ino]*orphan{},
+		nodes: map[Ino]*node{}, dirty: map[*node]bool{}, refs: newRefs(), orphans: map[Ino]*orphan{},
 		reaped: make(chan struct{}), reap: make(chan struct{}, 1)}
 	t.locks.init()
 	if err := t.load(ctx); err != nil {
@@ -123,7 +123,7 @@ func (t *Tree) load(ctx context.Context) error {
 func (t *Tree) ForgetAll() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.refs)
+	t.refs = newRefs()
 	for _, o := range t.orphans {
 		t.releaseLocked(o.ino)
 	}
@@ -277,25 +277,22 @@ func (t *Tree) begin(ctx context.Context, adds bool) error {
 func (t *Tree) Forget(ino Ino, n uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.refs[ino] > n {
-		t.refs[ino] -= n
-		return
+	if t.refs.sub(ino, n) == 0 {
+		t.releaseLocked(ino)
 	}
-	delete(t.refs, ino)
-	t.releaseLocked(ino)
 }
 
 // refer gives out a reference.
 func (t *Tree) refer(ino Ino) {
 	t.mu.Lock()
-	t.refs[ino]++
+	t.refs.add(ino, 1)
 	t.mu.Unlock()
 }
 
 // releaseLocked hands an inode to the reaper if it has no name and nobody uses it. Called with mu.
 func (t *Tree) releaseLocked(ino Ino) {
 	o := t.orphans[ino]
-	if o == nil || o.reaping || t.refs[ino] > 0 {
+	if o == nil || o.reaping || t.refs.get(ino) > 0 {
 		return
 	}
 	if n := t.nodes[ino]; n != nil && n.opens > 0 {
