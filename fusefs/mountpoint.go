@@ -41,6 +41,18 @@ func Mounts() ([]MountInfo, error) {
 	return list, nil
 }
 
+// MountedVolume tells of which volume the mount with that device number is; ok is false if it is none
+// of ours.
+func MountedVolume(dev uint64) (volume string, ok bool, err error) {
+	list, err := Mounts()
+	for _, m := range list {
+		if m.Type == fsType && m.Device == fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) {
+			return m.Source, true, nil
+		}
+	}
+	return "", false, err
+}
+
 // parseMountInfo reads a line: ID PARENT MAJ:MIN ROOT DIR OPTIONS [TAG...] - TYPE SOURCE OPTIONS.
 func parseMountInfo(line string) (m MountInfo, ok bool) {
 	front, back, ok := strings.Cut(line, " - ")

@@ -291,7 +291,7 @@ func (v *Volume) IfLost(ctx context.Context, ids []devices.ID) (*Loss, error) {
 	return l, err
 }
 
-// Why tells where an export stands.
+// Why tells where an export or a file stands.
 type Why struct {
 	Name     string      `json:"name"`
 	Chunks   int64       `json:"chunks"` // that are placed
@@ -310,7 +310,7 @@ type WhyDevice struct {
 	Stale   int64   `json:"stale_chunks"`
 	Rate    float64 `json:"write_rate_bytes_per_second"` // that it can do, as measured
 	Rule    string  `json:"rule"`
-	Percent float64 `json:"share_percent"` // of the copies of this export
+	Percent float64 `json:"share_percent"` // of its copies
 }
 
 // WhyChunk is one chunk.
@@ -337,14 +337,27 @@ func (v *Volume) WhyExport(ctx context.Context, name string, off int64) (*Why, e
 	if err != nil {
 		return nil, err
 	}
+	w, err := v.why(ctx, o.number, off)
+	if err == nil {
+		w.Name = name
+	}
+	return w, err
+}
+
+// WhyFile is WhyExport for a file's object; the answer has no name.
+func (v *Volume) WhyFile(ctx context.Context, number uint64, off int64) (*Why, error) {
+	return v.why(ctx, number, off)
+}
+
+func (v *Volume) why(ctx context.Context, object uint64, off int64) (*Why, error) {
 	if err := v.Flush(ctx); err != nil {
 		return nil, err
 	}
-	w := &Why{Name: name}
+	w := &Why{}
 	by := map[devices.ID]*WhyDevice{}
 	copies := int64(0)
-	err = v.scanChunks(ctx, func(key chunkKey, rec *journal.Chunk, places []place) {
-		if key.object != o.number {
+	err := v.scanChunks(ctx, func(key chunkKey, rec *journal.Chunk, places []place) {
+		if key.object != object {
 			return
 		}
 		w.Chunks++
@@ -374,6 +387,12 @@ func (v *Volume) WhyExport(ctx context.Context, name string, off int64) (*Why, e
 			}
 		}
 	})
+	w.Devices = v.whyDevices(by, copies)
+	return w, err
+}
+
+// whyDevices completes what the devices have of an object's copies.
+func (v *Volume) whyDevices(by map[devices.ID]*WhyDevice, copies int64) (list []WhyDevice) {
 	for _, m := range v.devs() {
 		d := by[m.id]
 		if d == nil {
@@ -399,7 +418,7 @@ func (v *Volume) WhyExport(ctx context.Context, name string, off int64) (*Why, e
 		default:
 			d.Rule = "new chunks go where they are expected to be written first"
 		}
-		w.Devices = append(w.Devices, *d)
+		list = append(list, *d)
 	}
-	return w, err
+	return list
 }

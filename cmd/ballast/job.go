@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -10,8 +11,10 @@ import (
 	"ballast/cmd/show"
 	"ballast/cmd/size"
 	"ballast/cmd/volumes"
+	"ballast/fusefs"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // askJob sends a request about jobs to the daemon and prints what it answers.
@@ -217,15 +220,15 @@ func (a *app) mapCommand() *cobra.Command {
 func (a *app) whyCommand() *cobra.Command {
 	var offset string
 	c := &cobra.Command{
-		Use:   "why VOLUME/NAME",
-		Short: "Where an export stands, and by which rule",
-		Args:  cobra.ExactArgs(1),
+		Use:   "why VOLUME/NAME | PATH",
+		Short: "Where an export or a file stands, and by which rule",
+		Long: `Where an export or a file stands, and by which rule.
+
+VOLUME/NAME is an export; a PATH, which begins with '/', './' or '../', is a file on the mounted volume.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			volume, name, err := volumes.SplitExport(args[0])
-			if err != nil {
-				return err
-			}
 			off := int64(-1)
+			var err error
 			if offset == "0" {
 				off = 0
 			} else if offset != "" {
@@ -233,12 +236,7 @@ func (a *app) whyCommand() *cobra.Command {
 					return control.Refuse("E_SIZE", "--offset: %v", err).WithTry("--offset 10GiB")
 				}
 			}
-			client, err := a.client(volume)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			y, err := client.Why(cmd.Context(), name, off)
+			y, err := a.askWhy(cmd.Context(), args[0], off)
 			if err != nil {
 				return err
 			}
@@ -247,4 +245,53 @@ func (a *app) whyCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&offset, "offset", "", "the byte whose chunk is shown")
 	return c
+}
+
+// askWhy asks the daemon of what is meant by arg.
+func (a *app) askWhy(ctx context.Context, arg string, off int64) (*control.Why, error) {
+	isPath := strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "./") || strings.HasPrefix(arg, "../")
+	var volume, name string
+	var inode uint64
+	var err error
+	if isPath {
+		volume, inode, err = mountedFile(arg)
+	} else {
+		volume, name, err = volumes.SplitExport(arg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	client, err := a.client(volume)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	if !isPath {
+		return client.Why(ctx, name, off)
+	}
+	y, err := client.WhyFile(ctx, inode, off)
+	if err == nil {
+		y.Name = arg
+	}
+	return y, err
+}
+
+// mountedFile finds out of which volume a regular file is, and its inode number there.
+func mountedFile(path string) (volume string, inode uint64, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", 0, control.Refuse("E_NO_FILE", "%s: %v", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return "", 0, control.Refuse("E_NO_FILE", "%s is not a regular file: nothing else has data of its own", path)
+	}
+	if f, err := os.Open(path); err == nil { // else without what the kernel has not written yet
+		f.Sync()
+		f.Close()
+	}
+	volume, ok, err := fusefs.MountedVolume(st.Dev)
+	if err == nil && !ok {
+		err = control.Refuse("E_NO_FILE", "%s is not on a mounted volume", path).WithTry("VOLUME/NAME, for an export")
+	}
+	return volume, st.Ino, err
 }

@@ -120,7 +120,7 @@ type Map struct {
 	striping.Loss
 }
 
-// Why answers GET PathWhy?export=NAME[&offset=N].
+// Why answers GET PathWhy?export=NAME[&offset=N], or ?inode=N[&offset=N] for a file.
 type Why struct {
 	Schema string `json:"schema"`
 	Volume string `json:"volume"`

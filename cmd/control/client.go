@@ -99,6 +99,13 @@ func (c *Client) Why(ctx context.Context, export string, off int64) (*Why, error
 	return &w, c.call(ctx, http.MethodGet, PathWhy+"?"+query.Encode(), nil, &w)
 }
 
+// WhyFile is Why for a file of the mounted volume, by its inode number.
+func (c *Client) WhyFile(ctx context.Context, inode uint64, off int64) (*Why, error) {
+	var w Why
+	query := url.Values{"inode": {strconv.FormatUint(inode, 10)}, "offset": {strconv.FormatInt(off, 10)}}
+	return &w, c.call(ctx, http.MethodGet, PathWhy+"?"+query.Encode(), nil, &w)
+}
+
 // Mount has the daemon mount the volume on dir, an absolute path, with options as after -o.
 func (c *Client) Mount(ctx context.Context, dir, options string) error {
 	return c.call(ctx, http.MethodPost, PathMounts, &MountRequest{Dir: dir, Options: options}, &Done{})

@@ -104,6 +104,7 @@ var Codes = map[string]Code{
 	"E_ADDRESS":          {ExitUsage, "An address is unix:PATH or tcp:HOST:PORT; TCP is served on loopback only."},
 	"E_NO_VOLUME":        {ExitNoVolume, "There is no volume of this name in the state directory."},
 	"E_NO_EXPORT":        {ExitNoVolume, "The volume has no export of this name."},
+	"E_NO_FILE":          {ExitFailed, "There is no regular file of a mounted volume at this path."},
 	"E_VOLUME_EXISTS":    {ExitFailed, "A volume of this name is in the state directory already."},
 	"E_EXPORT_EXISTS":    {ExitFailed, "The volume has an export of this name already."},
 	"E_BUSY":             {ExitBusy, "Somebody else uses it: another daemon, a client, the kernel."},

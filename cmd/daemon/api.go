@@ -12,6 +12,7 @@ import (
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
+	"ballast/fusefs/names"
 	"ballast/journal"
 	"ballast/nbd"
 	"ballast/striping"
@@ -26,6 +27,7 @@ type api struct {
 	clients func() nbd.Stats // nil: none
 	mounter *mounter         // nil: none
 	paths   *pathFinder      // nil: none
+	tree    *names.Tree      // nil: none
 	ctx     context.Context  // ends when the daemon begins to end
 	changes gate
 	stop    func()

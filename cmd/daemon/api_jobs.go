@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
 	"ballast/devices"
+	"ballast/fusefs/names"
 	"ballast/journal"
 	"ballast/striping"
 )
@@ -58,12 +60,41 @@ func (a *api) why(w http.ResponseWriter, r *http.Request) {
 		off = -1
 	}
 	name := r.URL.Query().Get("export")
-	y, err := a.engine.WhyExport(r.Context(), name, off)
+	var y *striping.Why
+	if inode := r.URL.Query().Get("inode"); inode != "" {
+		y, err = a.whyFile(r.Context(), inode, off)
+	} else if y, err = a.engine.WhyExport(r.Context(), name, off); err != nil {
+		err = exportError(name, err)
+	}
 	if err != nil {
-		refuse(w, exportError(name, err))
+		refuse(w, err)
 		return
 	}
 	answer(w, &control.Why{Schema: control.SchemaWhy, Volume: a.engine.Status().Volume, Why: *y})
+}
+
+// whyFile is why for the file of an inode.
+func (a *api) whyFile(ctx context.Context, inode string, off int64) (*striping.Why, error) {
+	ino, err := strconv.ParseUint(inode, 10, 64)
+	if err != nil {
+		return nil, control.Refuse("E_USAGE", "inode=%q is no number of an inode", inode)
+	}
+	none := control.Refuse("E_NO_FILE", "inode %d is no regular file of the volume", ino)
+	if a.tree == nil {
+		return nil, none
+	}
+	object, err := a.tree.Object(names.Ino(ino))
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ESTALE) {
+		return nil, none
+	}
+	if err != nil {
+		return nil, err
+	}
+	y, err := a.engine.WhyFile(ctx, object, off)
+	if err == nil {
+		y.Name = fmt.Sprintf("inode %d", ino)
+	}
+	return y, err
 }
 
 // ask reads a request and answers it: with what do returns, or a refusal.

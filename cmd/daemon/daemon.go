@@ -253,7 +253,7 @@ func (s *server) serve(ctx context.Context, stop func(), l *listenerSet, address
 	if s.core.tree != nil {
 		paths = &pathFinder{search: s.core.tree.Paths, ctx: ctx, start: s.wg.Go}
 	}
-	s.api = &api{engine: engine, cache: cache, paths: paths, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
+	s.api = &api{engine: engine, cache: cache, paths: paths, tree: s.core.tree, self: func() control.Daemon { return s.self(addresses) }, ctx: ctx, nbd: addresses,
 		clients: s.nbd.Stats, mounter: s.mounter, stop: stop, stopped: s.stopped, audit: s.o.Logger.Info}
 	if l.http != nil {
 		s.o.HTTP = l.http.Addr().String() // port 0 has become one

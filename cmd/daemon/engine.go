@@ -33,6 +33,7 @@ type engine interface {
 	ForecastScrub(ctx context.Context) (*striping.Forecast, error)
 	IfLost(ctx context.Context, ids []devices.ID) (*striping.Loss, error)
 	WhyExport(ctx context.Context, name string, off int64) (*striping.Why, error)
+	WhyFile(ctx context.Context, number uint64, off int64) (*striping.Why, error)
 	SetOnline(ctx context.Context, id devices.ID, auto bool) error
 	SetSlow(ctx context.Context, id devices.ID) error
 

@@ -115,7 +115,7 @@ func Map(w io.Writer, m *control.Map) {
 	}
 }
 
-// Why writes where an export stands.
+// Why writes where an export or a file stands.
 func Why(w io.Writer, y *control.Why) {
 	fmt.Fprintf(w, "%s: %s written in %s, %s with fewer copies than asked for, %s lost\n", Clean(y.Name), size.Format(y.Bytes),
 		count(y.Chunks, "chunk", "chunks"), fmt.Sprint(y.Degraded), fmt.Sprint(y.Lost))

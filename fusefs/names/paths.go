@@ -8,6 +8,21 @@ import (
 	"ballast/journal"
 )
 
+// Object returns the number of the object with a regular file's data; EINVAL if it is no such file.
+func (t *Tree) Object(ino Ino) (uint64, error) {
+	if n := t.useIfThere(ino); n != nil {
+		defer n.release()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.data.file.Number(), nil
+	}
+	rec, err := t.inode(ino)
+	if err == nil && rec.Type() != journal.TypeRegular {
+		err = syscall.EINVAL
+	}
+	return rec.Object, err
+}
+
 // Paths returns a path from the root for files whose data is in these objects; of several links
 // one. Files that have no name, and numbers that are no file's, are left out. Only directories
 // know where they are, so it takes a pass over the entries of the whole name space, and, for files

@@ -267,6 +267,35 @@ func TestLossNamesFiles(t *testing.T) {
 	require.Zero(t, d.Stop())
 }
 
+// TestWhyOfAFile: where a file stands is asked for by its path, whatever it was called or moved to.
+func TestWhyOfAFile(t *testing.T) {
+	r := mount(t, 2)
+	dir := filepath.Join(r.dir, "a b")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	file := filepath.Join(dir, "letter")
+	require.NoError(t, os.WriteFile(file, noise(1, 3<<20), 0o644))
+	require.NoError(t, os.Truncate(file, 0)) // its data is another object's from now on
+	require.NoError(t, os.WriteFile(file, noise(2, 5<<20), 0o644))
+	out := r.env.Must("why", file, "--offset", "4MiB")
+	require.Contains(t, out, file+": 5.00 MiB written in 5 chunks, 0 with fewer copies than asked for, 0 lost")
+	require.Contains(t, out, "chunk 4 at 4194304: 1.00 MiB written")
+	link := filepath.Join(r.tmp, "link")
+	require.NoError(t, os.Symlink(file, link))
+	require.Contains(t, r.env.Must("why", link), "5 chunks")
+
+	refused := func(path, code, text string) {
+		res := r.env.Command("why", path)
+		require.Contains(t, res.Stderr, code)
+		require.Contains(t, res.Stderr, text)
+	}
+	refused(dir, "E_NO_FILE", "is not a regular file")
+	refused(filepath.Join(r.dir, "none"), "E_NO_FILE", "no such file")
+	beside := filepath.Join(r.tmp, "beside")
+	require.NoError(t, os.WriteFile(beside, nil, 0o644))
+	refused(beside, "E_NO_FILE", "is not on a mounted volume")
+	refused("v/none", "E_NO_EXPORT", "none")
+}
+
 // TestPlainUser has a user who is not root serve and mount a volume. Distributions let all users
 // open /dev/fuse; where this machine does not, it does so for this test, in a mount namespace.
 func TestPlainUser(t *testing.T) {
