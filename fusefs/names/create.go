@@ -41,13 +41,9 @@ func (t *Tree) Lookup(ctx context.Context, parent Ino, name string) (Attr, error
 
 // Refer is Lookup for an inode that a listing of its directory has just named; ESTALE if it is gone.
 func (t *Tree) Refer(ino Ino) (Attr, error) {
-	t.refer(ino)
-	return t.referred(ino)
-}
-
-// referred returns the attributes of an inode to which a reference was just given, and takes that
-// back where there are none.
-func (t *Tree) referred(ino Ino) (Attr, error) {
+	if !t.refer(ino) {
+		return Attr{}, syscall.ESTALE
+	}
 	a, err := t.Attr(t.ctx, ino)
 	if err != nil {
 		t.Forget(ino, 1)

@@ -282,11 +282,15 @@ func (t *Tree) Forget(ino Ino, n uint64) {
 	}
 }
 
-// refer gives out a reference.
-func (t *Tree) refer(ino Ino) {
+// refer gives out a reference; false if it is too late: the inode is being given back.
+func (t *Tree) refer(ino Ino) bool {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.orphans[ino]; o != nil && o.reaping {
+		return false
+	}
 	t.refs.add(ino, 1)
-	t.mu.Unlock()
+	return true
 }
 
 // releaseLocked hands an inode to the reaper if it has no name and nobody uses it. Called with mu.
