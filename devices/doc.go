@@ -27,6 +27,7 @@
 //  7. Losing either end of a disk costs no label. (A GPT has tables at both ends: written over a
 //     device it costs all four copies, and the device is then one without a label.)
 //  8. Inspect and SameDisk write nothing.
+//  9. After a crash in GrowLabel, ReadLabel finds the label of before or the new one.
 //
 // # Concurrency
 //
@@ -114,7 +115,7 @@
 //	02 00                    device d2
 //	00 00 10 00              chunks of 1 MiB
 //
-// When a device's size in the label changes, the copies at its new end are written first by the
-// writings that follow; those at the old end lie in the data area then and are not looked for,
-// unless the disk is larger than the label says.
+// A device that has grown gets a label of its new size by two writings, so that both pairs stand at
+// its new end before anything else is put where the old ones were; those are not looked for then.
+// The journal area stays as it is, what is new is data.
 package devices

@@ -32,7 +32,7 @@ type FileOptions struct {
 type File struct {
 	fd       int
 	path     string // as resolved
-	size     int64
+	size     atomic.Int64
 	block    bool // a block device
 	buffered bool
 	dev      uint64 // of the block device, or of what the file stands on
@@ -175,7 +175,8 @@ func (f *File) prepare(before *unix.Stat_t) error {
 			return fmt.Errorf("its sectors of %d bytes are larger than %d", sector, BlockSize)
 		}
 	}
-	f.size, err = sizeOf(f.fd, &st)
+	size, err := sizeOf(f.fd, &st)
+	f.size.Store(size)
 	return err
 }
 
@@ -264,8 +265,30 @@ func CreateFile(path string, size int64) (err error) {
 // Path is where the disk was found, with symbolic links resolved.
 func (f *File) Path() string { return f.path }
 
-// Size implements Disk: the size when the disk was opened, in whole blocks.
-func (f *File) Size() int64 { return f.size }
+// Size implements Disk: the size when the disk was opened, or of the last LookAgain, in whole blocks.
+func (f *File) Size() int64 { return f.size.Load() }
+
+// LookAgain finds out whether the disk has grown since it was opened. One that has become smaller
+// is left as it was, with ErrShrunk.
+func (f *File) LookAgain() error {
+	if !f.acquire() {
+		return ErrClosed
+	}
+	defer f.release()
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		return err
+	}
+	size, err := sizeOf(f.fd, &st)
+	if err != nil {
+		return err
+	}
+	if before := f.size.Load(); size < before {
+		return fmt.Errorf("%w: %d bytes, it had %d", ErrShrunk, size, before)
+	}
+	f.size.Store(size)
+	return nil
+}
 
 // Block tells whether the disk is a block device.
 func (f *File) Block() bool { return f.block }
@@ -337,7 +360,7 @@ func (f *File) transfer(bufs [][]byte, off int64, none error, some func([][]byte
 		return 0, ErrClosed
 	}
 	defer f.release()
-	total, err := CheckIO(bufs, off, f.size)
+	total, err := CheckIO(bufs, off, f.Size())
 	if err != nil {
 		return 0, err
 	}
@@ -404,7 +427,7 @@ func (f *File) Discard(off, size int64) error {
 		return ErrClosed
 	}
 	defer f.release()
-	if err := CheckRange(off, size, f.size); err != nil || size == 0 {
+	if err := CheckRange(off, size, f.Size()); err != nil || size == 0 {
 		return err
 	}
 	err := retry(func() error {

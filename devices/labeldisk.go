@@ -180,6 +180,15 @@ func writeNextLabel(disk Disk, l *Label) error {
 	return errors.Join(errs...)
 }
 
+// GrowLabel is WriteLabel of a label with a new size: both pairs of copies get it, so that nothing at
+// the device's old end is needed any more.
+func GrowLabel(disk Disk, l *Label) error {
+	if err := WriteLabel(disk, l); err != nil {
+		return err
+	}
+	return WriteLabel(disk, l)
+}
+
 // EraseLabel durably overwrites with zeros every place where a label is or may be found, damaged
 // ones too.
 func EraseLabel(disk Disk) error {

@@ -57,6 +57,12 @@ func NewLayout(size, chunk int64) (Layout, error) {
 	return l, nil
 }
 
+// Grown is the layout of a device that has grown to size bytes: all that is new is data.
+func (l Layout) Grown(size int64) Layout {
+	l.DataSize = size/BlockSize*BlockSize - labelArea - l.DataOff
+	return l
+}
+
 // Scratch is the end of the journal area, which holds nothing and may be written over at any time:
 // write probes go there. Its size is 0 where the journal area is too small to spare it.
 func (l *Layout) Scratch() (off, size int64) {

@@ -35,14 +35,17 @@ const (
 
 // Device is a record of SpaceDevice.
 type Device struct {
-	ID     uint16
-	UUID   [16]byte
-	Path   string // where it was last found
-	Size   int64  // bytes of the whole device
-	Domain string // failure domain; "" is the device itself
-	State  DeviceState
-	Reason string // why it is in that state
-	Since  time.Time
+	ID   uint16
+	UUID [16]byte
+	Path string // where it was last found
+	Size int64  // bytes of the whole device
+	// DataOff and DataSize are its area for copies, in bytes; DataSize 0: what a new device of that
+	// size has.
+	DataOff, DataSize int64
+	Domain            string // failure domain; "" is the device itself
+	State             DeviceState
+	Reason            string // why it is in that state
+	Since             time.Time
 	// Epoch is the number of the membership change the device last took part in; it also stands
 	// in its label, so that a device that was away is known.
 	Epoch uint64

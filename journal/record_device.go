@@ -11,7 +11,7 @@ func DeviceKey(id uint16) Key { return MakeKey(SpaceDevice, uint64(id), 0) }
 // Device record, part of the format; the ID stands in the key:
 //
 //	0   version of the format (1)
-//	1   state
+//	1   state; with areaFollows if the data area stands at the end
 //	2   UUID (16 bytes)
 //	18  size (8)
 //	26  since (12)
@@ -19,7 +19,12 @@ func DeviceKey(id uint16) Key { return MakeKey(SpaceDevice, uint64(id), 0) }
 //	46  seconds per operation (4 x 8, IEEE 754)
 //	78  seconds per byte (4 x 8)
 //	110 length of the path (2), path, length of the domain (1), domain, length of the reason (2), reason
+//	..  offset (8) and size (8) of the data area, with areaFollows
 //	..  CRC32C (4)
+
+// areaFollows is set in the state of records that say where the data area is. A record of a device
+// that has never grown may do without.
+const areaFollows = 0x80
 
 // Pack returns the record's bytes at key. It panics if the ID is not that of the key, the state
 // is not known, the size is negative, or a text is too long; a longer reason is cut. A learned
@@ -33,7 +38,11 @@ func (d *Device) AppendPack(dst []byte, key Key) []byte {
 		panic(fmt.Sprintf("journal: device %d for key %v: state %d, size %d", d.ID, key, d.State, d.Size))
 	}
 	start := len(dst)
-	dst = append(dst, recordVersion, byte(d.State))
+	state := byte(d.State)
+	if d.DataSize > 0 {
+		state |= areaFollows
+	}
+	dst = append(dst, recordVersion, state)
 	dst = append(dst, d.UUID[:]...)
 	dst = le.AppendUint64(dst, uint64(d.Size))
 	dst = appendTime(dst, d.Since)
@@ -43,11 +52,15 @@ func (d *Device) AppendPack(dst []byte, key Key) []byte {
 	dst = appendText16(dst, "path of a device", d.Path, MaxPath)
 	dst = appendText8(dst, "failure domain", d.Domain, MaxDomain)
 	dst = appendText16(dst, "reason", cut(d.Reason, MaxReason), MaxReason)
+	if d.DataSize > 0 {
+		dst = le.AppendUint64(dst, uint64(d.DataOff))
+		dst = le.AppendUint64(dst, uint64(d.DataSize))
+	}
 	return appendCRC(dst, start, &key)
 }
 
 func (d *Device) valid() bool {
-	return d.State >= Online && d.State <= Rebuilding && d.Size >= 0
+	return d.State >= Online && d.State <= Rebuilding && d.Size >= 0 && d.DataOff >= 0 && d.DataSize >= 0 && (d.DataSize > 0 || d.DataOff == 0)
 }
 
 func appendSpeeds(dst []byte, speeds *[4]float64) []byte {
@@ -81,7 +94,8 @@ func ParseDevice(key Key, b []byte) (Device, error) {
 	_, id, rest := key.Parts()
 	r := reader{b: f}
 	d := Device{ID: uint16(id)}
-	d.State = DeviceState(r.u8())
+	state := r.u8()
+	d.State = DeviceState(state &^ areaFollows)
 	copy(d.UUID[:], r.take(16))
 	d.Size = int64(r.u64())
 	d.Since = r.time()
@@ -90,6 +104,10 @@ func ParseDevice(key Key, b []byte) (Device, error) {
 	d.Path = r.text16(MaxPath)
 	d.Domain = r.text8(MaxDomain)
 	d.Reason = r.text16(MaxReason)
+	if state&areaFollows != 0 {
+		d.DataOff, d.DataSize = int64(r.u64()), int64(r.u64())
+		r.bad = r.bad || d.DataSize == 0
+	}
 	if !r.done() || !d.valid() || id > math.MaxUint16 || rest != 0 {
 		return Device{}, corrupt(key, "fields of a device, %d bytes", len(b))
 	}

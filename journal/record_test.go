@@ -42,6 +42,8 @@ func kinds() []kind {
 		SecondsPerOp:   [4]float64{0.001, 0.009, 0.0005, 0.0125},
 		SecondsPerByte: [4]float64{5e-9, 6e-9, 4e-9, 0},
 	}
+	area := device
+	area.DataOff, area.DataSize = 33<<30, 3<<40
 	object := Object{Number: 6, Kind: Export, Name: "laptop", Size: 10 << 40, Flags: FlagReadOnly, Created: created}
 	chunk := Chunk{
 		Generation: 81, Version: 5, Slot: 12, Copies: []Copy{{Device: 3, Off: 1 << 30}, {Device: 1, Off: 8192, Stale: true}},
@@ -72,6 +74,7 @@ func kinds() []kind {
 		{name: "tree", key: TreeKey(), sample: tree.Pack(TreeKey())},
 		{name: "volume", key: VolumeKey(), sample: volume.Pack(VolumeKey())},
 		{name: "device", key: DeviceKey(3), sample: device.Pack(DeviceKey(3))},
+		{name: "device-area", key: DeviceKey(3), sample: area.Pack(DeviceKey(3))},
 		{name: "object", key: ObjectKey(6), sample: object.Pack(ObjectKey(6))},
 		{name: "chunk", key: MakeKey(SpaceChunk, 6, 81), sample: chunk.Pack(MakeKey(SpaceChunk, 6, 81))},
 		{name: "intent", key: MakeKey(SpaceIntent, 6, 81), sample: intent.Pack(MakeKey(SpaceIntent, 6, 81))},
@@ -94,6 +97,7 @@ func uuidOf(name string) (u [16]byte) {
 var repackers = map[string]func(Key, []byte) ([]byte, error){
 	"volume":          func(k Key, b []byte) ([]byte, error) { r, err := ParseVolume(k, b); return packed(err, &r, k) },
 	"device":          func(k Key, b []byte) ([]byte, error) { r, err := ParseDevice(k, b); return packed(err, &r, k) },
+	"device-area":     func(k Key, b []byte) ([]byte, error) { r, err := ParseDevice(k, b); return packed(err, &r, k) },
 	"object":          func(k Key, b []byte) ([]byte, error) { r, err := ParseObject(k, b); return packed(err, &r, k) },
 	"chunk":           func(k Key, b []byte) ([]byte, error) { r, err := ParseChunk(k, b); return packed(err, &r, k) },
 	"intent":          func(k Key, b []byte) ([]byte, error) { r, err := ParseIntent(k, b); return packed(err, &r, k) },
@@ -458,6 +462,9 @@ func TestRecordsRoundTrip(t *testing.T) {
 			Epoch: rapid.Uint64().Draw(t, "epoch"), SecondsPerOp: genSpeeds(t), SecondsPerByte: genSpeeds(t),
 		}
 		d.Domain = d.Domain[:min(len(d.Domain), MaxDomain)]
+		if rapid.Bool().Draw(t, "area") {
+			d.DataOff, d.DataSize = rapid.Int64Range(0, math.MaxInt64).Draw(t, "off"), rapid.Int64Range(1, math.MaxInt64).Draw(t, "size")
+		}
 		again, err := ParseDevice(DeviceKey(d.ID), d.Pack(DeviceKey(d.ID)))
 		require.NoError(t, err)
 		require.Equal(t, d, again)

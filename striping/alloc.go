@@ -54,6 +54,7 @@ func (a *allocator) clearEmpty(r int) {
 	}
 }
 
+// capacity is called with mu.
 func (a *allocator) capacity() int64 { return int64(len(a.free)) * int64(a.blocks) * blockSize }
 
 func (a *allocator) usage() (used, capacity int64) {
@@ -108,6 +109,24 @@ func (a *allocator) reserve(size int64) (off int64, ok bool) {
 
 func (a *allocator) offset(r, b int) int64 {
 	return a.base + (int64(r)*int64(a.blocks)+int64(b))*blockSize
+}
+
+// grow has the data area be size bytes from now on, and returns by how much that is more.
+func (a *allocator) grow(size int64) (added int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := a.capacity()
+	n := int(size / (int64(a.blocks) * blockSize))
+	for i := len(a.free); i < n; i++ {
+		if i>>6 == len(a.empty) {
+			if a.empty = append(a.empty, 0); (len(a.empty)-1)>>6 == len(a.emptySum) {
+				a.emptySum = append(a.emptySum, 0)
+			}
+		}
+		a.free = append(a.free, uint16(a.blocks))
+		a.setEmpty(i)
+	}
+	return a.capacity() - before
 }
 
 // findEmpty returns the first wholly free region from next on, or -1.

@@ -10,7 +10,7 @@ import (
 
 // Member is one device of a volume, as handed to Open.
 type Member struct {
-	Record journal.Device  // as journaled
+	Record journal.Device  // as journaled, but for what its label knows better: path and size
 	Device *devices.Device // nil when it is missing
 	// DataOff and DataSize are the area for slots, in bytes; also of a missing device.
 	DataOff, DataSize int64
@@ -63,6 +63,7 @@ type DeviceStatus struct {
 	Since      time.Time  `json:"since,omitzero"` // of the state
 	SizeBytes  int64      `json:"size_bytes"`
 	UsedBytes  int64      `json:"used_bytes"`
+	Unused     int64      `json:"unused_bytes"` // by which the disk is larger than what is used of it; filled in by who knows
 	ReadBytes  int64      `json:"read_bytes_total"`
 	WriteBytes int64      `json:"write_bytes_total"`
 	ReadRate   float64    `json:"read_bytes_per_second"`

@@ -115,7 +115,9 @@
 // its disk is full (JOURNAL_FULL) the same holds for what needs a new record; overwrites go on.
 //
 // What devices are measured to do is journaled once a minute, if it has changed by a fifth, and at
-// Close; the Volume is the one writer of device records.
+// Close; the Volume is the one writer of device records. A device that has grown says so in its label
+// first, then in its record, and only then takes copies there ([Volume.GrowDevice]); Open makes the
+// record follow a label that a crash left ahead of it.
 //
 // # On disk
 //

@@ -2,6 +2,7 @@ package striping
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -379,6 +380,59 @@ func TestDrainThatGetsNowhereRests(t *testing.T) {
 		until(t, time.Minute, "drained", r.jobEnded(id))
 		r.requireStamped(s, 64, 1)
 		s.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestGrownDeviceIsUsed fills a volume, has a device grow, and fills what is new; also when a crash
+// came before the journal had it.
+func TestGrownDeviceIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		r := newRig(t, rigConfig{sizes: []int64{2 << 20, 2 << 20}, copies: 1})
+		require.NoError(t, r.v.CreateExport(ctx, "e", 64<<20))
+		fill := func(first int) int {
+			e := r.export("e")
+			defer e.Close()
+			for i := first; ; i++ {
+				err := e.WriteAt(ctx, stamped(i*fillChunk, fillChunk, 1), int64(i)*fillChunk*blockSize, false)
+				if errors.Is(err, ErrNoSpace) {
+					require.NoError(t, e.Sync(ctx))
+					return i
+				}
+				require.NoError(t, err)
+			}
+		}
+		n := fill(0)
+		require.Equal(t, 64, n)
+		require.Zero(t, r.v.Status().FreeBytes)
+
+		r.disks[0].Resize(5 << 20)
+		require.ErrorIs(t, r.v.GrowDevice(ctx, 7, 5<<20, 5<<20), ErrNoDevice)
+		require.ErrorIs(t, r.v.GrowDevice(ctx, 1, 2<<20+60<<10, 2<<20+60<<10), ErrNotGrown)
+		require.NoError(t, r.v.GrowDevice(ctx, 1, 5<<20, 5<<20))
+		require.ErrorIs(t, r.v.GrowDevice(ctx, 1, 5<<20, 5<<20), ErrNotGrown)
+		s := r.v.Status()
+		require.EqualValues(t, 3<<20, s.FreeBytes)
+		require.EqualValues(t, 7<<20, s.SizeBytes)
+		require.EqualValues(t, 5<<20, s.Devices[0].SizeBytes)
+		require.Equal(t, n+48, fill(n))
+
+		r.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
+		r.disks[1].Resize(3 << 20) // its label says so, the journal does not yet
+		r.grown = map[int]int64{1: 3 << 20}
+		r.open()
+		require.EqualValues(t, 1<<20, r.v.Status().FreeBytes)
+		require.Equal(t, n+48+16, fill(n+48))
+		r.crash(rand.New(rand.NewPCG(2, 2)), simdisk.KeepNone)
+		r.grown = nil
+		r.disks[0] = nil // what it held is known from the journal alone
+		r.cfg.opts.Degraded = true
+		r.open()
+		s = r.v.Status()
+		require.EqualValues(t, 5<<20, s.Devices[0].SizeBytes)
+		require.EqualValues(t, 3<<20, s.Devices[1].SizeBytes)
+		require.EqualValues(t, 80, s.Lost)
 		require.NoError(t, r.close())
 	})
 }

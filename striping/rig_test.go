@@ -78,6 +78,7 @@ type rig struct {
 	devs  []*devices.Device
 	j     *simjournal.Journal
 	v     *Volume
+	grown map[int]int64 // sizes by disk that labels say and the journal may not
 }
 
 func newRig(t testing.TB, cfg rigConfig) *rig {
@@ -118,6 +119,9 @@ func (r *rig) tryOpen() error {
 	r.devs = nil
 	for _, rec := range recs {
 		i := int(rec.ID) - 1
+		if size := r.grown[i]; size > 0 {
+			rec.Size = size
+		}
 		m := Member{Record: rec, DataSize: rec.Size}
 		if d := r.disks[i]; d != nil {
 			disk := devices.Disk(d)

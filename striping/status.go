@@ -118,10 +118,10 @@ func (v *Volume) deviceStatus() []DeviceStatus {
 	list := make([]DeviceStatus, 0, len(v.devs()))
 	for _, m := range v.devs() {
 		used, _ := m.alloc.usage()
-		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path, SizeBytes: m.Record.Size,
+		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path,
 			UsedBytes: used, Errors: m.errors.Load(), Domain: m.Record.Domain}
 		v.mu.Lock()
-		d.State, d.Reason = stateName(m.state), m.reason
+		d.State, d.Reason, d.SizeBytes = stateName(m.state), m.reason, m.record.now.Size
 		if !m.since.IsZero() {
 			d.Since = m.since.UTC()
 		}

@@ -237,7 +237,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 		v.bal.SetPlaceable(m.id, e.place)
 		v.bal.SetReadable(m.id, e.read)
 	}
-	if err := v.recover(ctx); err != nil {
+	if err := errors.Join(v.settleAreas(ctx), v.recover(ctx)); err != nil {
 		v.bal.Close()
 		v.cancel()
 		return nil, err

@@ -19,7 +19,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "device", Short: "The devices of a volume",
 		Long: `Devices join, leave and are replaced while the volume is served. DEVICE is an ID as status shows it (d2), or
 the path of the disk.`},
-		a.deviceLs(), a.deviceAdd(), a.deviceDrain(), a.deviceRemove(), a.deviceReplace(), a.deviceOffline(), a.deviceOnline(), a.deviceSet())
+		a.deviceLs(), a.deviceAdd(), a.deviceDrain(), a.deviceRemove(), a.deviceReplace(), a.deviceGrow(), a.deviceOffline(), a.deviceOnline(), a.deviceSet())
 }
 
 func (a *app) deviceLs() *cobra.Command {
@@ -192,6 +192,21 @@ func (a *app) deviceReplace() *cobra.Command {
 	}
 	c.Flags().BoolVar(&q.Force, "force", false, "destroy what the new disk holds")
 	return c
+}
+
+func (a *app) deviceGrow() *cobra.Command {
+	q := &control.DeviceRequest{Op: "grow"}
+	return &cobra.Command{
+		Use:   "grow VOLUME DEVICE",
+		Short: "Use all of a disk that has become larger",
+		Long: `The file or block device may have grown while the volume was served (truncate -s, lvextend, losetup -c), or
+before. What is new is used for data at once. It cannot be taken back: a device does not become smaller.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q.Devices = deviceNames(args[1:])
+			return a.askDevice(cmd.Context(), args[0], q)
+		},
+	}
 }
 
 func (a *app) deviceOffline() *cobra.Command {

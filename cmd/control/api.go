@@ -84,7 +84,7 @@ type Jobs struct {
 
 // DeviceRequest is the body of POST PathDevices.
 type DeviceRequest struct {
-	Op      string   `json:"op"` // add, remove, drain, replace, offline, online, set
+	Op      string   `json:"op"` // add, remove, drain, replace, grow, offline, online, set
 	Devices []string `json:"devices,omitempty"`
 	Path    string   `json:"path,omitempty"`       // of the disk that is to join, absolute; of online: where it is now
 	Given   string   `json:"given,omitempty"`      // Path as it was typed

@@ -118,6 +118,7 @@ var Codes = map[string]Code{
 	"E_DEVICE_NOT_FOUND": {ExitFailed, "There is nothing at this path."},
 	"E_DEVICE_KIND":      {ExitFailed, "A device is a block device or a regular file; directories, pipes, sockets and character devices are not."},
 	"E_DEVICE_SMALL":     {ExitFailed, "The device is too small to hold the label, the journal area and any data."},
+	"E_DEVICE_SIZE":      {ExitFailed, "The disk has not grown, or is smaller than what is used of it."},
 	"E_DEVICE_TWICE":     {ExitUsage, "Two of the paths lead to the same disk."},
 	"E_DEVICE_BUSY":      {ExitBusy, "The device is mounted, is in use by the kernel, or another process holds it."},
 	"E_DEVICE_SIGNATURE": {ExitFailed, "The device holds something: a file system, a partition table. --force overwrites it."},

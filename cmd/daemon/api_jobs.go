@@ -173,6 +173,9 @@ func (a *api) changeDevice(ctx context.Context, q *control.DeviceRequest, spec v
 	case "replace":
 		job, err := a.engine.replace(ctx, name, spec, q.Force, striping.JobOptions{Reason: q.Reason, Pace: max(q.Pace, 0)})
 		return a.done(job, "%s moves what is on %s to %s", job, name, spec.Given), err
+	case "grow":
+		how, err := a.engine.grow(ctx, name)
+		return a.done("", "%s", how), err
 	case "offline":
 		return a.done("", "device %s is offline, its disk may be taken away", name), a.engine.offline(ctx, name, q.Force)
 	case "online":
@@ -250,6 +253,8 @@ func (a *api) jobError(err error) error {
 		return err
 	case errors.Is(err, striping.ErrNoDevice):
 		return control.Refuse("E_NO_DEVICE", "%v", err).WithTry("ballast device ls %s", volume)
+	case errors.Is(err, striping.ErrNotGrown):
+		return control.Refuse("E_DEVICE_SIZE", "%v", err).WithTry("make the file or the block device larger first (truncate -s, lvextend, losetup -c)")
 	case errors.Is(err, striping.ErrNotEmpty):
 		return control.Refuse("E_DEVICE_NOT_EMPTY", "%v", err).WithTry("ballast device drain %s DEVICE", volume).
 			WithTry("ballast rebuild start %s, if its disk is gone", volume)

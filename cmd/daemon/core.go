@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"time"
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
@@ -145,14 +144,19 @@ func (c *core) members(records []journal.Device) ([]striping.Member, error) {
 		if !known {
 			return nil, control.Refuse("E_STATE", "volume.json of %s does not list device %s, the journal does", c.config.Name, devices.ID(r.ID))
 		}
-		layout, err := devices.NewLayout(r.Size, c.config.ChunkSize)
-		if err != nil {
-			return nil, control.Refuse("E_STATE", "device %s: %v", devices.ID(r.ID), err)
+		if m.DataOff, m.DataSize = r.DataOff, r.DataSize; r.DataSize == 0 {
+			layout, err := devices.NewLayout(r.Size, c.config.ChunkSize)
+			if err != nil {
+				return nil, control.Refuse("E_STATE", "device %s: %v", devices.ID(r.ID), err)
+			}
+			m.DataOff, m.DataSize = layout.DataOff, layout.DataSize
 		}
-		m.DataOff, m.DataSize = layout.DataOff, layout.DataSize
 		if o := &c.opened[i]; o.File != nil {
-			m.Record.Path = o.Config.Path
-			m.DataOff, m.DataSize = o.Label.DataOff, o.Label.DataSize
+			if o.Label.Size < r.Size {
+				return nil, control.Refuse("E_DEVICE_LABEL", "%s: its label says that it has %d bytes, the journal that it has %d: it is from before it grew",
+					o.Config.Path, o.Label.Size, r.Size).WithTry("ballast inspect %s", o.Config.Path)
+			}
+			m.Record.Path, m.Record.Size = o.Config.Path, o.Label.Size // a crash may have come after the label grew
 			c.devices[i] = c.device(o, &r)
 			m = c.member(o, m.Record, c.devices[i])
 		}
@@ -199,45 +203,13 @@ func (c *core) device(o *volumes.Opened, r *journal.Device) *devices.Device {
 	return d
 }
 
-// labelTimeout is how long writing a label may take before the volume goes on without.
-const labelTimeout = 30 * time.Second
-
-// write is what a striping.Member writes its label by. Writing to a disk that hangs cannot be called
-// off, so it happens on a goroutine, one at a time.
-func (w *labelWriter) write(epoch uint64, s journal.State) error {
-	select {
-	case w.busy <- struct{}{}:
-	default:
-		return fmt.Errorf("label: the last writing of it hangs: %w", devices.ErrTimeout)
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer func() { <-w.busy }()
-		w.mu.Lock()
-		w.label.Epoch, w.label.Anchor = epoch, volumes.Anchor(s)
-		label := w.label
-		w.mu.Unlock()
-		err := devices.WriteLabel(w.file, &label)
-		w.mu.Lock()
-		label.Members = w.label.Members
-		w.label = label
-		w.mu.Unlock()
-		done <- err
-	}()
-	timer := time.NewTimer(labelTimeout)
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-timer.C:
-		return fmt.Errorf("label: %w", devices.ErrTimeout)
-	}
-}
-
-// rememberPaths keeps where devices were found, should that have changed.
+// rememberPaths keeps where devices were found, and how large they are, should that have changed.
 func (c *core) rememberPaths(dirs volumes.Dirs) {
 	changed := false
 	for i, o := range c.opened {
+		if o.File != nil && c.config.Devices[i].Size != o.Label.Size {
+			c.config.Devices[i].Size, changed = o.Label.Size, true
+		}
 		if o.File != nil && c.config.Devices[i].Path != o.Config.Path {
 			c.log.Info("device has moved", "device", devices.ID(o.Config.ID).String(), "from", c.config.Devices[i].Path, "to", o.Config.Path)
 			c.config.Devices[i].Path, changed = o.Config.Path, true
@@ -302,6 +274,9 @@ func (v volumeEngine) Status() striping.Status {
 		for _, o := range v.opened {
 			if devices.ID(o.Config.ID) == d.ID && o.File != nil {
 				d.Buffered = o.File.Buffered()
+				if more := o.File.Size() - o.Label.Size; more >= s.ChunkSize {
+					d.Unused = more
+				}
 			}
 		}
 		if w := v.disks[d.ID]; w != nil {

@@ -41,6 +41,7 @@ type engine interface {
 	addDevice(ctx context.Context, s volumes.Spec, domain string, force bool) (devices.ID, error)
 	removeDevice(ctx context.Context, name string) error
 	replace(ctx context.Context, name string, s volumes.Spec, force bool, o striping.JobOptions) (string, error)
+	grow(ctx context.Context, name string) (string, error)
 	offline(ctx context.Context, name string, force bool) error
 	online(ctx context.Context, name string, look []string) error
 }

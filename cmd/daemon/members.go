@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
@@ -13,38 +12,6 @@ import (
 	"ballast/journal"
 	"ballast/striping"
 )
-
-// labelWriter stores the journal's position in a device's label.
-type labelWriter struct {
-	mu    sync.Mutex // over label
-	busy  chan struct{}
-	file  *devices.File
-	label devices.Label
-}
-
-// setMembers has the next writing list these devices.
-func (w *labelWriter) setMembers(list []devices.Member) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.label.Members = list
-}
-
-// labelMembers are the devices as labels list them.
-func labelMembers(c *volumes.Config, epoch uint64) []devices.Member {
-	var list []devices.Member
-	for _, d := range c.Devices {
-		list = append(list, devices.Member{ID: devices.ID(d.ID), UUID: devices.UUID(d.UUID), Size: d.Size, Epoch: epoch})
-	}
-	slices.SortFunc(list, func(a, b devices.Member) int { return int(a.ID) - int(b.ID) })
-	return list
-}
-
-// relabel has all labels list the devices that there are now.
-func (c *core) relabel(epoch uint64) {
-	for _, w := range c.labels {
-		w.setMembers(labelMembers(c.config, epoch))
-	}
-}
 
 // placeCopies has the journal keep its copies on the devices that there are now, but for one that is
 // about to leave.
@@ -106,7 +73,8 @@ func (c *core) addDevice(ctx context.Context, s volumes.Spec, domain string, for
 		return 0, err
 	}
 	o := volumes.Opened{Config: d.Config, File: d.File, Label: label}
-	record := journal.Device{ID: uint16(id), UUID: d.Config.UUID, Path: d.Config.Path, Size: d.Config.Size, Domain: domain, State: journal.Online, Epoch: epoch}
+	record := journal.Device{ID: uint16(id), UUID: d.Config.UUID, Path: d.Config.Path, Size: d.Config.Size,
+		DataOff: d.Layout.DataOff, DataSize: d.Layout.DataSize, Domain: domain, State: journal.Online, Epoch: epoch}
 	dev := c.device(&o, &record)
 	if err := c.volume.AddDevice(ctx, c.member(&o, record, dev)); err != nil {
 		err = errors.Join(err, c.config.Write(c.dirs), dev.Close())

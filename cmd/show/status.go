@@ -131,6 +131,9 @@ func Devices(w io.Writer, devices []striping.DeviceStatus) {
 		if d.Reason != "" {
 			path += "  " + Clean(d.Reason)
 		}
+		if d.Unused > 0 {
+			path += fmt.Sprintf("  (its disk has %s more: device grow)", size.Format(d.Unused))
+		}
 		if d.Buffered {
 			path += "  (buffered: the file system refuses O_DIRECT)"
 		}

@@ -163,7 +163,12 @@ func (p *plan) make(ctx context.Context) (*Config, error) {
 	for i, f := range p.files {
 		d := ConfigDevice{ID: uint16(i + 1), UUID: UUID(devices.NewUUID()), Path: p.specs[i].Path, Size: f.Size(), Domain: p.domains[i]}
 		config.Devices = append(config.Devices, d)
-		records = append(records, journal.Device{ID: d.ID, UUID: d.UUID, Path: d.Path, Size: d.Size, Domain: d.Domain, State: journal.Online, Since: config.Created, Epoch: 1})
+		layout, err := devices.NewLayout(d.Size, config.ChunkSize)
+		if err != nil {
+			return nil, control.Refuse("E_DEVICE_SMALL", "%s: %v", d.Path, err)
+		}
+		records = append(records, journal.Device{ID: d.ID, UUID: d.UUID, Path: d.Path, Size: d.Size, DataOff: layout.DataOff, DataSize: layout.DataSize,
+			Domain: d.Domain, State: journal.Online, Since: config.Created, Epoch: 1})
 	}
 	anchor, err := p.makeJournal(ctx, config, records)
 	if err != nil {

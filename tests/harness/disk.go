@@ -125,6 +125,14 @@ func (l *Loop) detach() {
 	l.dev.Close()
 }
 
+// Resize has the block device be as large as its file is now.
+func (l *Loop) Resize(t testing.TB) {
+	t.Helper()
+	if err := unix.IoctlSetInt(int(l.dev.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
+		t.Fatalf("%s: %v", l.Path, err)
+	}
+}
+
 // NewZram makes a block device of that size in compressed memory. A block of zeros, or of any other
 // word over and over, takes none; the device itself takes 16 bytes for each block it may have.
 func NewZram(t testing.TB, size int64) string {
