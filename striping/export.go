@@ -117,17 +117,20 @@ func (e *Export) after(ctx context.Context, err error, off, size int64, fua bool
 	return e.v.flushRange(ctx, e.o, uint64(off/cs), uint64((off+size+cs-1)/cs))
 }
 
-// withSpace runs a write again when it found no space but trimmed space is only waiting for its
-// commit.
+// withSpace runs a write again when it found no space, once trimmed space that waits for its commit
+// is there, and for as long as what is on its way to the disks may be what it lacks.
 func (v *Volume) withSpace(ctx context.Context, write func() error) error {
 	err := write()
-	if !errors.Is(err, ErrNoSpace) {
-		return err
+	for again := true; again && errors.Is(err, ErrNoSpace); {
+		if ferr := v.Flush(ctx); ferr != nil {
+			return err
+		}
+		before := v.transit.Load() + v.retired.Load()
+		err = write()
+		after := v.transit.Load() + v.retired.Load()
+		again = before+after > 0 && v.capacityLeft()+after > v.claimed.Load()
 	}
-	if ferr := v.Flush(ctx); ferr != nil {
-		return err
-	}
-	return write()
+	return err
 }
 
 // Sync makes every write of this export durable that returned before it was called.

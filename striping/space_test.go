@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -325,6 +326,51 @@ func TestRewriteLeavesPromisedSpace(t *testing.T) {
 			require.NoError(t, r.v.checkCopies(ctx))
 			e.Close()
 			require.NoError(t, r.close())
+		})
+	}
+}
+
+// TestNoSpaceIsTrue: the first write that is refused for lack of space finds none, however much is on
+// its way to the disks, where it has its slots and is still counted as promised.
+func TestNoSpaceIsTrue(t *testing.T) {
+	for _, copies := range []uint8{1, 2} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := context.Background()
+			sizes := []int64{4 << 20, 6 << 20, 9 << 20}
+			f := &filled{rng: rand.New(rand.NewPCG(1, 2)), have: map[int]uint32{}, rig: newRig(t, rigConfig{sizes: sizes, copies: copies, timing: gentle,
+				opts: Options{DirtyLimit: 16 << 20, ReadAhead: -1}})}
+			require.NoError(t, f.v.CreateExport(ctx, "e", 1<<40))
+			f.e = f.export("e")
+			const clients = 4
+			var refusedAt atomic.Int64
+			var wg sync.WaitGroup
+			for range clients {
+				wg.Go(func() {
+					for refusedAt.Load() == 0 {
+						f.mu.Lock()
+						index := f.next
+						f.next++
+						f.mu.Unlock()
+						err := f.e.WriteAt(ctx, stamped(index*fillChunk, fillChunk, 1), int64(index)*fillChunk*blockSize, false)
+						f.mu.Lock()
+						if err == nil {
+							f.have[index] = 1
+						} else if errors.Is(err, ErrNoSpace) {
+							refusedAt.CompareAndSwap(0, int64(len(f.have)))
+						} else {
+							t.Error(err)
+						}
+						f.mu.Unlock()
+					}
+				})
+			}
+			wg.Wait()
+			most := policy.Capacity(sizes, int(copies)) / (fillChunk * blockSize)
+			require.GreaterOrEqual(t, refusedAt.Load(), most-clients, "of %d chunks", most)
+			require.NoError(t, f.e.Sync(ctx))
+			f.check()
+			f.e.Close()
+			require.NoError(t, f.close())
 		})
 	}
 }

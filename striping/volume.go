@@ -118,6 +118,7 @@ type Volume struct {
 
 	gen      atomic.Uint64 // next generation
 	claimed  atomic.Int64  // regionShares promised to chunks that are not placed yet
+	transit  atomic.Int64  // of claimed, what write-outs under way may have slots for already
 	placedBy atomic.Int64  // chunks with a slot
 	touched  atomic.Int64  // chunks that the journal does not wholly know
 	retired  atomic.Int64  // bytes of slots that wait for a commit to be given back

@@ -28,6 +28,7 @@ type plan struct {
 	started    time.Time
 	lost       []int // blocks that move as unreadable ones
 	claim      int64 // bytes taken by spare
+	transit    int64 // bytes of Volume.transit
 	tries      int   // placements that found no space
 }
 
@@ -112,6 +113,7 @@ func (v *Volume) seal(c *chunk) (p *plan, start func()) {
 	v.wb.wantLocked(c)
 	c.out, c.dirty = c.dirty, nil
 	p = &plan{o: o, c: c, ov: c.out, gen: c.gen, started: time.Now()}
+	v.inTransit(p, v.regionShare(c.claim))
 
 	last, data := 0, 0
 	for _, e := range p.ov.ext {
@@ -152,7 +154,14 @@ func (v *Volume) spare(p *plan) bool {
 		return false
 	}
 	p.claim = size
+	v.inTransit(p, size)
 	return true
+}
+
+// inTransit notes that so much of what is claimed may have its slots from now on, until p is finished.
+func (v *Volume) inTransit(p *plan, size int64) {
+	p.transit += size
+	v.transit.Add(size)
 }
 
 // keeps reports whether written blocks of c stay that ov does not replace. Called with c.mu.
@@ -522,6 +531,7 @@ func (v *Volume) finish(p *plan, err error) {
 		v.stats.writeOuts.Add(1)
 	}
 	v.claimed.Add(-p.claim)
+	v.transit.Add(-p.transit)
 	c.err = err
 	told := c.wait
 	c.wait = nil
