@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,9 +14,6 @@ const (
 	newName     = "badger.new"     // a store in the making
 	damagedName = "badger.damaged" // the one before the last that was made from a copy
 )
-
-// fillBatch is how many bytes go into one transaction of a new store.
-const fillBatch = 1 << 20
 
 // fillStore makes a store beside the old one, of what a copy holds, and reads all of it again: its
 // records must be those that the copy's last unit names.
@@ -34,17 +30,21 @@ func fillStore(dir string, uuid [16]byte, v *Survey) (err error) {
 	if err := s.space.prepare(); err != nil {
 		return err
 	}
-	options := badgerOptions(dir, s.wire)
-	options.Dir, options.ValueDir = path, path
-	if s.db, err = badger.Open(options); err != nil { // an empty directory: it is not what is read
+	b, err := openBuilder(path, s.wire) // an empty directory: it is not what is read
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNoStore, err)
 	}
-	err = s.fill(v)
-	if err == nil {
-		var found State
-		if found, err = s.verify(); err == nil && found != v.State {
-			err = fmt.Errorf("%w: the copy on device %s makes %v, it says %v", ErrCorrupt, v.Place.Name, found, v.State)
-		}
+	if err := s.fill(b, path, v); err != nil {
+		b.abandon()
+		return err
+	}
+	if err := b.finish(); err != nil {
+		return err
+	}
+	s.db = b.db
+	found, err := s.verify()
+	if err == nil && found != v.State {
+		err = fmt.Errorf("%w: the copy on device %s makes %v, it says %v", ErrCorrupt, v.Place.Name, found, v.State)
 	}
 	err = errors.Join(err, s.db.Close())
 	if err == nil {
@@ -53,53 +53,29 @@ func fillStore(dir string, uuid [16]byte, v *Survey) (err error) {
 	return err
 }
 
-// fill replays a copy into an empty store.
-func (s *Store) fill(v *Survey) error {
-	txn := s.db.NewTransaction(true)
-	defer func() { txn.Discard() }()
-	bytes := 0
-	set := func(key Key, value []byte) error {
-		if bytes > fillBatch {
+// fill gives a copy's records to a builder.
+func (s *Store) fill(b *builder, scratch string, v *Survey) error {
+	// The store's own records have the lowest keys.
+	if err := b.add(metaKey, (&meta{v.State, s.uuid}).pack()); err != nil {
+		return err
+	}
+	if err := b.add(livesKey, packLives(v.lives)); err != nil {
+		return err
+	}
+	bytes := fillCheck
+	return v.records(scratch, s.roomToFill, func(op *Op) error {
+		if bytes += op.Bytes(); bytes >= fillCheck {
+			bytes = 0
 			if err := s.roomToFill(); err != nil {
 				return err
 			}
-			if err := txn.Commit(); err != nil {
-				return err
-			}
-			txn, bytes = s.db.NewTransaction(true), 0
 		}
-		bytes += len(key) + len(value) + 64
-		if value == nil {
-			return txn.Delete(key[:])
-		}
-		return txn.Set(key[:], value)
-	}
-	err := v.replay(func(u *unit) error {
-		ops, err := parseOps(u.payload)
-		if err != nil {
-			return err
-		}
-		for i := range ops {
-			if err := set(ops[i].Key, ops[i].Value); err != nil {
-				return err
-			}
-		}
-		return nil
+		return b.add(op.Key, op.Value)
 	})
-	if err != nil {
-		return err
-	}
-	if err := set(metaKey, (&meta{v.State, s.uuid}).pack()); err != nil {
-		return err
-	}
-	if err := set(livesKey, packLives(v.lives)); err != nil {
-		return err
-	}
-	if err := txn.Commit(); err != nil {
-		return err
-	}
-	return nil
 }
+
+// fillCheck is after how many bytes free space is looked at.
+const fillCheck = 16 << 20
 
 func (s *Store) roomToFill() error {
 	room, err := s.space.check()

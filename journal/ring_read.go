@@ -13,6 +13,7 @@ type unit struct {
 	tail       uint64
 	life       Life
 	state      State
+	before     uint32 // sum of the frame before it, as it says
 	sum        uint32 // of its last frame, for the next one's prev
 	payload    []byte
 }
@@ -95,7 +96,7 @@ func (r *ringReader) unit(pos uint64, prev *uint32) (*unit, error) {
 			return nil, fmt.Errorf("%w: frame at %d does not follow the one before", ErrCorrupt, pos)
 		}
 		if pos == u.start {
-			u.kind, u.tail, u.life, u.state = f.kind, f.tail, f.life, f.State
+			u.kind, u.tail, u.life, u.state, u.before = f.kind, f.tail, f.life, f.State, f.prev
 		}
 		if f.unit != u.start || f.kind != u.kind || f.State != u.state || f.life != u.life || f.tail != u.tail || len(u.payload)+f.length > unitMax {
 			return nil, fmt.Errorf("%w: frame at %d is of another unit", ErrCorrupt, pos)
@@ -288,23 +289,44 @@ func (s *Survey) scan(volume [16]byte) (h ringHeader, at uint64, ok bool) {
 // replay calls fn for every unit from the tail to the head, and at last checks that it came to
 // the unit that the survey ended with.
 func (s *Survey) replay(fn func(u *unit) error) error {
-	var prev *uint32
-	for pos := s.head.tail; ; {
-		u, err := s.reader.unit(pos, prev)
+	last, err := s.walk(s.head.tail, s.head.end, nil, fn)
+	if err == nil {
+		err = s.checkHead(last)
+	}
+	return err
+}
+
+// walk calls fn for every unit from one position to another. It returns the last.
+func (s *Survey) walk(from, to uint64, prev *uint32, fn func(u *unit) error) (last unit, err error) {
+	r := newRingReader(s.Place.Area, s.reader.id, s.reader.size)
+	r.ahead = walkAhead
+	last.end = from
+	for last.end < to {
+		u, err := r.unit(last.end, prev)
 		if err != nil {
-			return fmt.Errorf("device %s: journal copy at %d: %w", s.Place.Name, pos, err)
+			return last, s.at(last.end, err)
 		}
 		if err := fn(u); err != nil {
-			return err
+			return last, err
 		}
-		if u.end >= s.head.end {
-			if u.end != s.head.end || u.sum != s.head.sum {
-				return fmt.Errorf("%w: device %s: journal copy changed while it was read", ErrCorrupt, s.Place.Name)
-			}
-			return nil
-		}
-		pos, prev = u.end, &u.sum
+		u.payload = nil
+		last, prev = *u, &u.sum
 	}
+	return last, nil
+}
+
+// walkAhead is how much is read at once when much of a ring is read.
+const walkAhead = 4 << 20
+
+func (s *Survey) at(pos uint64, err error) error {
+	return fmt.Errorf("device %s: journal copy at %d: %w", s.Place.Name, pos, err)
+}
+
+func (s *Survey) checkHead(last unit) error {
+	if last.end != s.head.end || last.sum != s.head.sum {
+		return fmt.Errorf("%w: device %s: journal copy changed while it was read", ErrCorrupt, s.Place.Name)
+	}
+	return nil
 }
 
 // sinceMax bounds the bytes of the groups that since returns.

@@ -1,0 +1,87 @@
+package journal
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/ristretto/v2/z"
+)
+
+// Through transactions a store is written three times and more: to a log, to a table made of it, and
+// again with every compaction, with a flush of the disk each time. Records that come by ascending
+// key need none of this: Badger's StreamWriter makes tables of its last level of them, each on
+// stable media before the MANIFEST names it. What is half made is known by its place, badger.new.
+
+// builder makes the files of a store out of records that come by ascending key.
+type builder struct {
+	db   *badger.DB
+	w    *badger.StreamWriter
+	buf  *z.Buffer
+	last Key
+	any  bool
+}
+
+// buildBatch is how many bytes are handed to Badger at once.
+const buildBatch = 1 << 20
+
+// buildTable is what Badger multiplies by 2^5 for tables of the last level: 16 MiB, up to 16 of which
+// are in memory while they wait for the disk.
+const buildTable = 512 << 10
+
+// openBuilder makes Badger's files in path, an empty directory.
+func openBuilder(path string, wire *tripwire) (*builder, error) {
+	options := badgerOptions(filepath.Dir(path), wire)
+	options.Dir, options.ValueDir = path, path
+	// Tables and MANIFEST are synced nonetheless, and nothing goes through a log.
+	db, err := badger.Open(options.WithSyncWrites(false).WithBaseTableSize(buildTable))
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{db: db, w: db.NewStreamWriter(), buf: z.NewBuffer(buildBatch+buildBatch/4, "journal")}
+	if err := b.w.Prepare(); err != nil {
+		b.abandon()
+		return nil, err
+	}
+	return b, nil
+}
+
+// add takes the next record. It keeps nothing of value.
+func (b *builder) add(key Key, value []byte) error {
+	if b.any && compareKeys(&key, &b.last) <= 0 { // Badger would end the process
+		return fmt.Errorf("journal: record %v is built after %v", key, b.last)
+	}
+	b.last, b.any = key, true
+	badger.KVToBuffer(&pb.KV{Key: key[:], Value: value, Version: 1}, b.buf)
+	if b.buf.LenNoPadding() < buildBatch {
+		return nil
+	}
+	return b.send()
+}
+
+func (b *builder) send() error {
+	err := b.w.Write(b.buf)
+	b.buf.Reset()
+	return err
+}
+
+// finish makes all records durable. The store stays open, to be read.
+func (b *builder) finish() error {
+	err := b.send()
+	if err == nil {
+		err = b.w.Flush()
+	}
+	if err != nil {
+		b.abandon()
+		return err
+	}
+	return b.buf.Release()
+}
+
+// abandon ends it without a store.
+func (b *builder) abandon() {
+	b.w.Cancel()
+	b.buf.Release()
+	b.db.Close()
+}
