@@ -189,7 +189,7 @@ func (k *keeper) make(c *copyRing, txn *badger.Txn, state State) error {
 		return err
 	}
 	var payload []byte
-	err := iterate(txn, nil, nil, func(key Key, value []byte) error {
+	err := iterate(txn, nil, nil, nil, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}
@@ -293,7 +293,7 @@ func (s *Store) scanAll(fn func(key Key, value []byte) error) error {
 	defer s.leave()
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
-	return iterate(txn, nil, nil, func(key Key, value []byte) error {
+	return iterate(txn, nil, nil, nil, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}

@@ -3,8 +3,13 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/dgraph-io/badger/v4"
+	"golang.org/x/sync/errgroup"
 )
 
 // enter lets a reader in, and leave out; Close waits for those inside.
@@ -82,11 +87,12 @@ func (s *Store) ScanFrom(from Key, fn func(key Key, value []byte) error) error {
 	defer s.leave()
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
-	return iterate(txn, from[:1], from[:], fn)
+	return iterate(txn, from[:1], from[:], nil, fn)
 }
 
-// iterate calls fn for the records that begin with prefix, from one on, in key order.
-func iterate(txn *badger.Txn, prefix, from []byte, fn func(key Key, value []byte) error) error {
+// iterate calls fn for the records that begin with prefix, from one on and before another (nil: no
+// end), in key order.
+func iterate(txn *badger.Txn, prefix, from []byte, before *Key, fn func(key Key, value []byte) error) error {
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
 	defer it.Close()
 	for it.Seek(from); it.Valid(); it.Next() {
@@ -96,6 +102,9 @@ func iterate(txn *badger.Txn, prefix, from []byte, fn func(key Key, value []byte
 			return fmt.Errorf("%w: key %x of %d bytes", ErrCorrupt, item.Key(), len(item.Key()))
 		}
 		copy(key[:], item.Key())
+		if before != nil && compareKeys(&key, before) >= 0 {
+			return nil
+		}
 		if err := item.Value(func(v []byte) error { return fn(key, v) }); err != nil {
 			return err
 		}
@@ -142,8 +151,25 @@ func (s *Store) verify() (State, error) {
 		return State{}, err
 	}
 	found := State{Seq: m.Seq}
+	var mu sync.Mutex
+	err = s.iterateParts(txn, func(from []byte, before *Key) error {
+		part, err := verifyPart(txn, from, before)
+		mu.Lock()
+		defer mu.Unlock()
+		found.Count += part.Count
+		found.Digest = found.Digest.Add(part.Digest)
+		return err
+	})
+	if err == nil && found != m.State {
+		err = fmt.Errorf("%w: there is %v, noted is %v", ErrCorrupt, found, m.State)
+	}
+	return found, err
+}
+
+// verifyPart checks the records of a range of keys and sums them up.
+func verifyPart(txn *badger.Txn, from []byte, before *Key) (found State, err error) {
 	var check recordChecker
-	err = iterate(txn, nil, nil, func(key Key, value []byte) error {
+	err = iterate(txn, nil, from, before, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}
@@ -151,10 +177,55 @@ func (s *Store) verify() (State, error) {
 		found.Digest = found.Digest.Add(RecordDigest(key, value))
 		return check.check(key, value)
 	})
-	if err == nil && found != m.State {
-		err = fmt.Errorf("%w: there is %v, noted is %v", ErrCorrupt, found, m.State)
-	}
 	return found, err
+}
+
+// iterateParts calls fn for ranges of keys that make up all of them, as many at once as there are
+// processors. The first error ends it.
+func (s *Store) iterateParts(txn *badger.Txn, fn func(from []byte, before *Key) error) error {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	var failed atomic.Bool
+	part := func(from []byte, before *Key) {
+		g.Go(func() error {
+			err := fn(from, before)
+			if err != nil {
+				failed.Store(true)
+			}
+			return err
+		})
+	}
+	var from []byte
+	for _, cut := range s.cuts() {
+		if failed.Load() {
+			return g.Wait()
+		}
+		part(from, &cut)
+		from = cut[:]
+	}
+	part(from, nil)
+	return g.Wait()
+}
+
+// cuts returns keys that part the records into ranges of some MiB each: where Badger's tables end.
+func (s *Store) cuts() (cuts []Key) {
+	for _, t := range s.db.Tables() {
+		if key := t.Right; len(key) >= len(Key{}) { // behind it stands its version
+			cuts = append(cuts, Key(key[:len(Key{})]))
+		}
+	}
+	slices.SortFunc(cuts, func(a, b Key) int { return compareKeys(&a, &b) })
+	return slices.Compact(cuts)
+}
+
+// Cuts returns keys, by ascending key, that part the records of a space into ranges of some MiB each,
+// so that several can be read at once.
+func (s *Store) Cuts(space Space) ([]Key, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	return slices.DeleteFunc(s.cuts(), func(k Key) bool { return k.Space() != space }), nil
 }
 
 // readState returns what the journal has noted.
@@ -198,7 +269,7 @@ func (c *recordChecker) check(key Key, value []byte) error {
 	case SpaceObject:
 		_, err = ParseObject(key, value)
 	case SpaceChunk:
-		err = c.chunk.Parse(key, value)
+		err = c.chunk.ParsePlacement(key, value)
 	case SpaceIntent:
 		_, err = ParseIntent(key, value)
 	case SpaceEvent:

@@ -134,32 +134,11 @@ func ParseChunk(key Key, b []byte) (Chunk, error) {
 // Parse is ParseChunk into c, whose slices are used again where they are large enough. After an
 // error c is not defined.
 func (c *Chunk) Parse(key Key, b []byte) error {
-	f, err := openRecord(&key, SpaceChunk, b)
+	flags, bits, sums, err := c.parsePlacement(key, b)
 	if err != nil {
 		return err
 	}
-	if len(f) < chunkFixed-1 {
-		return corrupt(key, "%d bytes are too short", len(b))
-	}
-	flags := f[0]
-	copies, slot := int(flags&3), int(le.Uint16(f[1:]))
-	if flags&chunkUnused != 0 || slot > MaxSlot || slot == 0 && flags != 0 || flags>>4>>copies != 0 {
-		return corrupt(key, "flags %#02x, slot of %d blocks", flags, slot)
-	}
-	c.Slot = uint32(slot)
-	c.Generation, c.Version = le.Uint64(f[3:]), le.Uint64(f[11:])
-	f = f[chunkFixed-1:]
-	if len(f) < chunkPerCopy*copies {
-		return corrupt(key, "%d bytes are too short", len(b))
-	}
-	c.Copies = resize(c.Copies, copies)
-	for i := range c.Copies {
-		v := le.Uint64(f[chunkPerCopy*i:])
-		c.Copies[i] = Copy{uint16(v), flags&(chunkStale<<i) != 0, int64(v>>16) * BlockSize}
-	}
-	f = f[chunkPerCopy*copies:]
-
-	written := slot
+	slot := int(c.Slot)
 	c.Written = resize(c.Written, (slot+63)/64)
 	if flags&chunkAll != 0 {
 		for i := range c.Written {
@@ -169,29 +148,82 @@ func (c *Chunk) Parse(key Key, b []byte) error {
 			c.Written[len(c.Written)-1] = 1<<(slot%64) - 1
 		}
 	} else {
-		size := (slot + 7) / 8
-		if len(f) < size {
-			return corrupt(key, "%d bytes are too short", len(b))
-		}
-		written = parseBits(c.Written, f[:size])
-		if slot%8 != 0 && f[size-1]>>(slot%8) != 0 || slot > 0 && written == slot {
-			return corrupt(key, "bits of written blocks")
-		}
-		f = f[size:]
+		parseBits(c.Written, bits)
 	}
-	if len(f) != 4*written {
-		return corrupt(key, "%d bytes of sums for %d written blocks", len(f), written)
-	}
-	c.Sums = resize(c.Sums, written)
+	c.Sums = resize(c.Sums, len(sums)/4)
 	for i := range c.Sums {
-		c.Sums[i] = le.Uint32(f)
-		f = f[4:]
+		c.Sums[i] = le.Uint32(sums)
+		sums = sums[4:]
 	}
 	return nil
 }
 
-// parseBits fills words from the bytes of appendBits and returns the number of bits set.
-func parseBits(words []uint64, b []byte) (set int) {
+// ParsePlacement is Parse without the blocks: it checks all of the record, but leaves Written and Sums
+// empty.
+func (c *Chunk) ParsePlacement(key Key, b []byte) error {
+	c.Written, c.Sums = c.Written[:0], c.Sums[:0]
+	_, _, _, err := c.parsePlacement(key, b)
+	return err
+}
+
+// parsePlacement parses what stands before the bits of written blocks, and checks these, which stand in
+// bits if there are any, and the number of sums.
+func (c *Chunk) parsePlacement(key Key, b []byte) (flags byte, bits, sums []byte, err error) {
+	f, err := openRecord(&key, SpaceChunk, b)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	if len(f) < chunkFixed-1 {
+		return 0, nil, nil, corrupt(key, "%d bytes are too short", len(b))
+	}
+	flags = f[0]
+	copies, slot := int(flags&3), int(le.Uint16(f[1:]))
+	if flags&chunkUnused != 0 || slot > MaxSlot || slot == 0 && flags != 0 || flags>>4>>copies != 0 {
+		return 0, nil, nil, corrupt(key, "flags %#02x, slot of %d blocks", flags, slot)
+	}
+	c.Slot = uint32(slot)
+	c.Generation, c.Version = le.Uint64(f[3:]), le.Uint64(f[11:])
+	f = f[chunkFixed-1:]
+	if len(f) < chunkPerCopy*copies {
+		return 0, nil, nil, corrupt(key, "%d bytes are too short", len(b))
+	}
+	c.Copies = resize(c.Copies, copies)
+	for i := range c.Copies {
+		v := le.Uint64(f[chunkPerCopy*i:])
+		c.Copies[i] = Copy{uint16(v), flags&(chunkStale<<i) != 0, int64(v>>16) * BlockSize}
+	}
+	f = f[chunkPerCopy*copies:]
+	written := slot
+	if flags&chunkAll == 0 {
+		size := (slot + 7) / 8
+		if len(f) < size {
+			return 0, nil, nil, corrupt(key, "%d bytes are too short", len(b))
+		}
+		bits, f = f[:size], f[size:]
+		written = countBits(bits)
+		if slot%8 != 0 && bits[size-1]>>(slot%8) != 0 || slot > 0 && written == slot {
+			return 0, nil, nil, corrupt(key, "bits of written blocks")
+		}
+	}
+	if len(f) != 4*written {
+		return 0, nil, nil, corrupt(key, "%d bytes of sums for %d written blocks", len(f), written)
+	}
+	return flags, bits, f, nil
+}
+
+// countBits returns how many bits are set.
+func countBits(b []byte) (set int) {
+	for ; len(b) >= 8; b = b[8:] {
+		set += bits.OnesCount64(le.Uint64(b))
+	}
+	for _, v := range b {
+		set += bits.OnesCount8(v)
+	}
+	return set
+}
+
+// parseBits fills words from the bytes of appendBits.
+func parseBits(words []uint64, b []byte) {
 	for i := range words {
 		var w uint64
 		if len(b) >= 8 {
@@ -202,9 +234,7 @@ func parseBits(words []uint64, b []byte) (set int) {
 			}
 		}
 		words[i] = w
-		set += bits.OnesCount64(w)
 	}
-	return set
 }
 
 // resize returns s with length n, in the same memory if it is large enough.

@@ -55,47 +55,6 @@ func (v *Volume) load(ctx context.Context) error {
 	return v.loadChunks(files)
 }
 
-// loadChunks marks the slots in use. Chunks of objects that are gone are forgotten.
-func (v *Volume) loadChunks(files *fileScan) error {
-	err := v.j.ScanFrom(journal.MakeKey(journal.SpaceChunk, 0, 0), func(k journal.Key, val []byte) error {
-		space, num, index := k.Parts()
-		if space != journal.SpaceChunk {
-			return errStop
-		}
-		o := v.objects[num]
-		rec, err := journal.ParseChunk(k, val)
-		if err != nil {
-			return err
-		}
-		if o == nil {
-			if stays, err := files.chunk(k, rec.Slot); err != nil || !stays {
-				return err
-			}
-		}
-		if rec.Slot == 0 {
-			return nil
-		}
-		if int(rec.Slot) > v.blocks {
-			return fmt.Errorf("%w: slot of %d blocks", journal.ErrCorrupt, rec.Slot)
-		}
-		if rec.Generation >= v.gen.Load() {
-			return fmt.Errorf("%w: generation %d was never given out", journal.ErrCorrupt, rec.Generation)
-		}
-		if o != nil {
-			if int64(index) >= (o.rec.Size+int64(v.info.ChunkSize)-1)/int64(v.info.ChunkSize) {
-				o.behind.Store(true)
-			}
-			o.slots.Add(int64(rec.Slot) * blockSize)
-		}
-		v.placedBy.Add(1)
-		return v.claimSlots(&rec)
-	})
-	if err != nil && !errors.Is(err, errStop) {
-		return fmt.Errorf("chunks: %w", err)
-	}
-	return files.finish()
-}
-
 // rating is what is left of a chunk's redundancy.
 type rating uint8
 
@@ -143,22 +102,6 @@ func placesOf(rec *journal.Chunk) []place {
 		places[i] = place{dev: devices.ID(p.Device), stale: p.Stale, off: p.Off}
 	}
 	return places
-}
-
-// claimSlots marks a chunk's slots at open and counts the chunk.
-func (v *Volume) claimSlots(rec *journal.Chunk) error {
-	for _, p := range rec.Copies {
-		m := v.dev(devices.ID(p.Device))
-		if m == nil {
-			return fmt.Errorf("%w: a copy on device %d, which the volume does not have", journal.ErrCorrupt, p.Device)
-		}
-		if err := m.alloc.mark(p.Off, int64(rec.Slot)*blockSize); err != nil {
-			return fmt.Errorf("%w: device %v: %w", journal.ErrCorrupt, m.id, err)
-		}
-		m.copies.Add(1)
-	}
-	v.health.count(v.rate(int(rec.Slot), placesOf(rec)), 1)
-	return nil
 }
 
 // recover settles what a crash left open: each block that an intent names is one of the versions
