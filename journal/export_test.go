@@ -1,10 +1,6 @@
 package journal
 
 import (
-	"errors"
-	"log/slog"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -68,37 +64,6 @@ func SetSmallMemTable() (undo func()) {
 // Lose makes the store forget a record, as damage does.
 func (s *Store) Lose(key Key) error {
 	return s.db.Update(func(txn *badger.Txn) error { return txn.Delete(key[:]) })
-}
-
-// Build makes a journal in dir of records that come by ascending key, much faster than commits do.
-func Build(dir string, uuid [16]byte, records func(add func(Key, []byte) error) error) error {
-	if err := Create(dir, uuid); err != nil {
-		return err
-	}
-	path := filepath.Join(dir, badgerName)
-	if err := errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o700)); err != nil {
-		return err
-	}
-	b, err := openBuilder(path, &tripwire{log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
-	}
-	state := State{Seq: 1}
-	err = records(func(key Key, value []byte) error {
-		state.Count++
-		state.Digest = state.Digest.Add(RecordDigest(key, value))
-		return b.add(key, value)
-	})
-	if err == nil {
-		err = b.finish()
-	}
-	if err != nil {
-		return err
-	}
-	err = b.db.Update(func(txn *badger.Txn) error {
-		return txn.Set(metaKey[:], (&meta{state, uuid}).pack())
-	})
-	return errors.Join(err, b.db.Close())
 }
 
 // SetSortMemory changes how much is sorted in memory, and returns what undoes that.

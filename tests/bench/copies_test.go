@@ -4,7 +4,6 @@ package bench
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,8 +18,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
-
-var journalRecords = flag.Int("journal-records", 1_000_000, "chunk records of TestBenchJournalOpen")
 
 // flushed is a volume with two copies on three files, with or without copies of its journal.
 type flushed struct {
@@ -115,45 +112,4 @@ func TestBenchJournalCopies(t *testing.T) {
 func quantiles(d []time.Duration) [2]time.Duration {
 	slices.Sort(d)
 	return [2]time.Duration{d[len(d)/2], d[len(d)*99/100]}
-}
-
-// TestBenchJournalOpen measures opening a journal of a million chunks, and making it anew from its
-// copy on a device.
-func TestBenchJournalOpen(t *testing.T) {
-	dir := t.TempDir()
-	uuid := [16]byte{1}
-	require.NoError(t, journal.Create(dir+"/journal", uuid))
-	path := dir + "/disk"
-	require.NoError(t, devices.CreateFile(path, (int64(*journalRecords)*1400+64<<20)&^4095))
-	f, err := devices.Open(path, devices.FileOptions{})
-	require.NoError(t, err)
-	defer f.Close()
-	places := []journal.Place{volumes.JournalPlace(f, &devices.Label{Device: [16]byte{2}, ID: 1, Layout: devices.Layout{JournalSize: f.Size()}}, "")}
-	options := journal.Options{UUID: uuid, Places: places}
-	s, err := journal.Open(dir+"/journal", options)
-	require.NoError(t, err)
-	require.NoError(t, s.StartCopies(journal.CopyOptions{Places: places, Async: true}))
-	for i := 0; i < *journalRecords; i += 1000 {
-		b := &journal.Batch{}
-		for n := i; n < i+1000; n++ {
-			c := journal.Chunk{Generation: uint64(n), Version: 1, Slot: 256, Sums: make([]uint32, 256), Copies: []journal.Copy{{Device: 1, Off: int64(n) << 20}},
-				Written: []uint64{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)}}
-			key := journal.MakeKey(journal.SpaceChunk, 1, uint64(n))
-			b.Put(key, c.Pack(key))
-		}
-		require.NoError(t, s.Commit(context.Background(), b))
-	}
-	require.NoError(t, s.Close())
-	for _, how := range []string{"opened", "made anew from a copy and opened"} {
-		if how != "opened" {
-			require.NoError(t, os.RemoveAll(dir+"/journal"))
-		}
-		start := time.Now()
-		s, err := journal.Open(dir+"/journal", options)
-		require.NoError(t, err)
-		took := time.Since(start)
-		require.EqualValues(t, *journalRecords, s.State().Count)
-		fmt.Printf("journal of %d chunks %s: %.2f s, %.2f s per million\n", *journalRecords, how, took.Seconds(), took.Seconds()*1e6/float64(*journalRecords))
-		require.NoError(t, s.Close())
-	}
 }

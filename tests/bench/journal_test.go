@@ -1,6 +1,6 @@
 //go:build bench
 
-package journal_test
+package bench
 
 import (
 	"context"
@@ -17,27 +17,29 @@ import (
 	"ballast/devices"
 	"ballast/journal"
 	"ballast/striping"
+	"ballast/tests/harness"
 )
 
 var (
-	openRecords = flag.Int("open-records", 1_000_000, "chunk records of TestBenchOpen")
-	openDir     = flag.String("open-dir", "", "where TestBenchOpen makes its journal; default is the directory for temporary files")
+	journalRecords = flag.Int("journal-records", 1_000_000, "chunk records of TestBenchJournalOpen")
+	journalDir     = flag.String("journal-dir", "", "where TestBenchJournalOpen makes its journal; default is the directory for temporary files")
 )
 
 // fileArea is a journal area that fills a file.
 type fileArea struct{ devices.Disk }
 
-// TestBenchOpen measures how long it takes to open a journal of full chunks with two copies, to read
+// TestBenchJournalOpen measures how long it takes to open a journal of full chunks with two copies, to read
 // from it what a volume needs, and to make it anew from its copy on a device.
-func TestBenchOpen(t *testing.T) {
-	const chunk, blocks = 1 << 20, 256
-	n := *openRecords
-	dir, err := os.MkdirTemp(*openDir, "ballast-bench")
+func TestBenchJournalOpen(t *testing.T) {
+	volume := [16]byte{1}
+	n := *journalRecords
+	dir, err := os.MkdirTemp(*journalDir, "ballast-bench")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	harness.Binary(t) // is built before anything is measured
 	store := dir + "/journal"
-	size := int64(n+1) * chunk
-	info := journal.Volume{UUID: volume, Name: "v", ChunkSize: chunk, Copies: 2, NextDevice: 3, NextObject: 2, Generation: uint64(n) + 1, Created: time.Now()}
+	size := int64(n+1) * mib
+	info := journal.Volume{UUID: volume, Name: "v", ChunkSize: mib, Copies: 2, NextDevice: 3, NextObject: 2, Generation: uint64(n) + 1, Created: time.Now()}
 	members := make([]striping.Member, 2)
 	for i := range members {
 		members[i] = striping.Member{DataSize: size, Record: journal.Device{ID: uint16(i + 1), UUID: [16]byte{2, byte(i)}, Size: size,
@@ -45,20 +47,24 @@ func TestBenchOpen(t *testing.T) {
 	}
 	phase(t, n, "made", func() {
 		require.NoError(t, journal.Build(store, volume, func(add func(journal.Key, []byte) error) error {
-			for i := range n {
-				if err := add(fullChunk(i)); err != nil {
-					return err
+			var err error
+			put := func(key journal.Key, value []byte) {
+				if err == nil {
+					err = add(key, value)
 				}
+			}
+			for i := range n {
+				put(fullChunk(i))
 			}
 			for i := range members {
 				key := journal.MakeKey(journal.SpaceDevice, uint64(members[i].Record.ID), 0)
-				require.NoError(t, add(key, members[i].Record.Pack(key)))
+				put(key, members[i].Record.Pack(key))
 			}
 			o := journal.Object{Number: 1, Kind: journal.Export, Name: "e", Size: size, Created: time.Now()}
 			key := journal.MakeKey(journal.SpaceObject, 1, 0)
-			require.NoError(t, add(key, o.Pack(key)))
-			key = journal.VolumeKey()
-			return add(key, info.Pack(key))
+			put(key, o.Pack(key))
+			put(journal.VolumeKey(), info.Pack(journal.VolumeKey()))
+			return err
 		}))
 	})
 
@@ -78,7 +84,9 @@ func TestBenchOpen(t *testing.T) {
 	phase(t, n, "opened and verified", openIt)
 	phase(t, n, "copied to a device", func() { require.NoError(t, s.CopyTo(place)) })
 	require.NoError(t, s.Close())
-	options.Preflight = preflight(t)
+	options.Preflight = func(dir string) (journal.State, error) {
+		return journal.RunPreflight(context.Background(), []string{harness.Binary(t), "journal-preflight"}, dir)
+	}
 	phase(t, n, "verified in a child and opened", openIt)
 	phase(t, n, "read by the volume", func() {
 		v, err := striping.Open(context.Background(), striping.Options{Journal: s, Members: members, Volume: info})
@@ -96,7 +104,21 @@ func TestBenchOpen(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// phase prints how long f takes, and the processor time and peak memory of this process.
+// fullChunk is the record of a full chunk of 1 MiB with two copies.
+func fullChunk(i int) (journal.Key, []byte) {
+	c := journal.Chunk{
+		Generation: uint64(i), Version: 1, Slot: 256, Sums: make([]uint32, 256),
+		Copies:  []journal.Copy{{Device: 1, Off: int64(i) * mib}, {Device: 2, Off: int64(i) * mib}},
+		Written: []uint64{^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)},
+	}
+	for b := range c.Sums {
+		c.Sums[b] = uint32(i*256+b) * 0x9e3779b1
+	}
+	key := journal.MakeKey(journal.SpaceChunk, 1, uint64(i))
+	return key, c.Pack(key)
+}
+
+// phase prints how long f takes, and the processor time of this process.
 func phase(t *testing.T, n int, what string, f func()) {
 	t.Helper()
 	runtime.GC()
@@ -107,6 +129,6 @@ func phase(t *testing.T, n int, what string, f func()) {
 	took := time.Since(start).Seconds()
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &after))
 	cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
-	fmt.Printf("journal of %d chunks %s: %.2f s, %.2f s per million (%.2f s of processors, %d MiB resident at most)\n",
-		n, what, took, took*1e6/float64(n), cpu.Seconds(), after.Maxrss>>10)
+	fmt.Printf("journal of %d chunks %s: %.2f s, %.2f s per million (%.2f s of this process)\n",
+		n, what, took, took*1e6/float64(n), cpu.Seconds())
 }
