@@ -120,8 +120,10 @@ func (e *Export) after(ctx context.Context, err error, off, size int64, fua bool
 // withSpace runs a write again when it found no space, once trimmed space that waits for its commit
 // is there, and for as long as what is on its way to the disks may be what it lacks.
 func (v *Volume) withSpace(ctx context.Context, write func() error) error {
+	const tries = 8 // a write over several chunks, of which some fit, is itself on its way each time
 	err := write()
-	for again := true; again && errors.Is(err, ErrNoSpace); {
+	again := true
+	for i := 0; i < tries && again && errors.Is(err, ErrNoSpace); i++ {
 		if ferr := v.Flush(ctx); ferr != nil {
 			return err
 		}
