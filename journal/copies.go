@@ -161,12 +161,15 @@ func (s *Store) StartCopies(o CopyOptions) error {
 	o.setDefaults()
 	k := &keeper{s: s, log: s.log, opts: o, lives: s.lives, quit: make(chan struct{}), penalty: map[[16]byte]*penalty{}, writers: map[[16]byte]int{},
 		changed: make(chan struct{})}
-	if len(k.lives) == 0 {
-		lives, err := s.beginLife(nil)
+	if len(k.lives) == 0 { // opened without places: the store alone knows the lives before
+		before, err := s.readLives()
 		if err != nil {
 			return err
 		}
-		k.lives, s.lives = lives, lives
+		if k.lives, err = s.beginLife(before); err != nil {
+			return err
+		}
+		s.lives = k.lives
 	}
 	k.places = usablePlaces(o.Places)
 	k.resume(s.surveys)

@@ -163,6 +163,21 @@ func (c *copyRing) writeHeader() error {
 	return err
 }
 
+// replaceHeaders makes both headers lead to a ring that is being made, durably, before its first frame
+// takes the place of one that was there: a header that still led to the head of that one would show a
+// ring as whole whose tail is overwritten.
+func (c *copyRing) replaceHeaders() error {
+	for range 2 {
+		if err := c.writeHeader(); err != nil {
+			return err
+		}
+		if err := c.place.Area.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (k *keeper) lastHeader(c *copyRing) {
 	err := c.moveHeader(true)
 	if err == nil {
@@ -182,7 +197,7 @@ func (k *keeper) make(c *copyRing, txn *badger.Txn, state State) error {
 	if len(old) > 0 {
 		c.header.writes = old[0].writes
 	}
-	if err := c.writeHeader(); err != nil {
+	if err := c.replaceHeaders(); err != nil {
 		return err
 	}
 	if err := k.lay(c, unitBegin, state, nil); err != nil {

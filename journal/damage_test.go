@@ -37,14 +37,25 @@ func often(flag, usual, torture int) int {
 // copyTree copies a directory; blocks of zeros become holes, as logs are mostly such.
 func copyTree(t testing.TB, from, to string) { require.NoError(t, tryCopyTree(from, to)) }
 
-// copyLive is copyTree of a journal that may drop files meanwhile.
+// copyLive copies a journal in use as a kill leaves it: again, if a table came or went meanwhile, as
+// the copy may name one then that it has no more, or only half of.
 func copyLive(t testing.TB, from, to string) {
-	err := tryCopyTree(from, to)
-	for errors.Is(err, fs.ErrNotExist) {
+	for before := []string(nil); !slices.Equal(before, tablesOf(t, from)); {
+		before = tablesOf(t, from)
 		require.NoError(t, os.RemoveAll(to))
-		err = tryCopyTree(from, to)
+		if err := tryCopyTree(from, to); !errors.Is(err, fs.ErrNotExist) {
+			require.NoError(t, err)
+		}
 	}
+}
+
+// tablesOf returns the names of a journal's files, and what tells of a change of their list.
+func tablesOf(t testing.TB, dir string) []string {
+	names, err := filepath.Glob(dir + "/badger/*")
 	require.NoError(t, err)
+	list, err := os.Stat(dir + "/badger/MANIFEST")
+	require.NoError(t, err)
+	return append(names, fmt.Sprint(list.Size(), list.ModTime()))
 }
 
 func tryCopyTree(from, to string) error {

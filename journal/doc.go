@@ -59,7 +59,12 @@
 // and rings name their last 64 lives. Newest is what has the highest life, then the highest
 // sequence; so a device that was away with a group that nobody else has does not win over those
 // that went on without it, and what was served apart is recognised, because neither knows the
-// other's life.
+// other's life, or because the one with the older life has more: then the newer one began from an
+// older image.
+//
+// A ring that is made anew takes the place of the one before. Both headers lead to it, durably, before
+// its first frame is written: one that still led to the head of the old ring would show that as whole
+// when its tail was overwritten already and the power failed.
 //
 // Which devices have copies is not written down: those whose rings say so. Places in failure domains
 // without a copy come first, then those with the largest area. A device that lags for Timeout, or

@@ -78,6 +78,11 @@ func newest(sources []source) (best source, err error) {
 		switch {
 		case same && s.state != best.state:
 			return best, fmt.Errorf("%w: %s has %v, %s has %v", ErrForked, s.name, s.state, best.name, best.state)
+		case s.life.Number < best.life.Number && s.state.Seq > best.state.Seq+1:
+			// The newer one began before the older one had ended. Of a group that nobody was told of there
+			// is one, not more.
+			return best, fmt.Errorf("%w: %s has sequence %d of opening %d, %s has only %d of opening %d",
+				ErrForked, s.name, s.state.Seq, s.life.Number, best.name, best.state.Seq, best.life.Number)
 		case s.life == Life{} || slices.Contains(best.lives, s.life):
 		case len(best.lives) > 0 && s.life.Number < best.lives[0].Number: // longer ago than is known
 		default:

@@ -161,8 +161,8 @@ func (s *Survey) look(volume [16]byte) error {
 			err = errors.Join(err, fmt.Errorf("%w: ring of %d bytes in an area of %d", ErrCorrupt, h.size, s.Place.Area.Size()))
 			continue
 		}
-		if best = s.follow(h, h.at); best == nil {
-			return nil
+		if best = s.follow(h, h.at); best == nil || errors.Is(best, ErrNotFound) {
+			return best // it is whole, or was never completed: then nothing else is there
 		}
 	}
 	if len(headers) == 0 && err == nil {
@@ -170,6 +170,9 @@ func (s *Survey) look(volume [16]byte) error {
 	}
 	// Both headers are lost, or what they lead to is: look at every block.
 	if h, at, ok := s.scan(volume); ok {
+		if len(headers) > 0 {
+			h.writes = headers[0].writes // the next header must count as the newest
+		}
 		if best = s.follow(h, at); best == nil {
 			return nil
 		}
@@ -230,6 +233,9 @@ func (s *Survey) follow(h ringHeader, at uint64) error {
 		case unitWhole, unitGroup:
 			s.marks = append(s.marks, mark{u.state, u.end, u.sum})
 		}
+		if !slices.Contains(s.lives, u.life) { // no header that says it is left
+			s.lives = addLife(s.lives, u.life)
+		}
 		u.payload = nil
 		last, pos, prev = u, u.end, &u.sum
 	}
@@ -238,9 +244,6 @@ func (s *Survey) follow(h ringHeader, at uint64) error {
 	}
 	s.head, s.Life, s.State = *last, last.life, last.state
 	s.Bytes = int64(last.end - last.tail)
-	if !slices.Contains(s.lives, s.Life) {
-		s.lives = addLife(s.lives, s.Life)
-	}
 	return nil
 }
 

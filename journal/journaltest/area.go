@@ -14,7 +14,7 @@ import (
 // be lost, torn or kept when the power fails.
 type Area struct {
 	// Hook, if set, is called before each operation with its name (read, write, sync) and with no
-	// lock held; an error is the operation's. Set it before the area is used.
+	// lock held; an error is the operation's. Set it before the area is used, or by SetHook.
 	Hook func(op string, off int64) error
 
 	mu      sync.Mutex
@@ -37,12 +37,22 @@ func NewArea(size int64) *Area { return AreaOf(make([]byte, size)) }
 // AreaOf returns an area that holds b, durably.
 func AreaOf(b []byte) *Area { return &Area{durable: slices.Clone(b), now: slices.Clone(b)} }
 
+// SetHook sets Hook while the area is in use.
+func (a *Area) SetHook(hook func(op string, off int64) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.Hook = hook
+}
+
 func (a *Area) begin(op string, off int64, p []byte) error {
 	if off%4096 != 0 || len(p)%4096 != 0 || off < 0 || off+int64(len(p)) > a.Size() {
 		return fmt.Errorf("%s of %d bytes at %d", op, len(p), off)
 	}
-	if a.Hook != nil {
-		return a.Hook(op, off)
+	a.mu.Lock()
+	hook := a.Hook
+	a.mu.Unlock()
+	if hook != nil {
+		return hook(op, off)
 	}
 	return nil
 }

@@ -1,0 +1,92 @@
+package journal_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"ballast/journal"
+	"ballast/journal/journaltest"
+)
+
+// A copy that is made anew overwrites the ring that was there from its begin on, and the power fails
+// at any moment of it. Whatever reached the disk, the next opening takes the ring for a copy only if
+// it is one: once it calls it good, the store may go.
+func TestPowerFailsWhileACopyIsMadeAnew(t *testing.T) {
+	smallMemTable(t)
+	dir, area := create(t), journaltest.NewArea(96<<10)
+	s := openCopied(t, dir, places(area), journal.CopyOptions{})
+	rng, m := rand.New(rand.NewPCG(*seed, 21)), model{}
+	for range 30 {
+		m.commit(t, s, randomBatch(rng, 20, 500))
+	}
+	state := s.State()
+	var cuts [][]byte
+	area.SetHook(func(op string, _ int64) error {
+		if op != "read" {
+			for range 4 {
+				cuts = append(cuts, area.PowerCut(rng))
+			}
+		}
+		return nil
+	})
+	s.SetPlaces(nil)
+	s.SetPlaces(places(area))
+	requireGood(t, s, 1)
+	require.NoError(t, s.Close())
+	require.Greater(t, len(cuts), 16)
+	for i, cut := range cuts {
+		again := t.TempDir() + "/journal"
+		copyTree(t, dir, again)
+		left := places(journaltest.AreaOf(cut))
+		s := openCopied(t, again, left, journal.CopyOptions{Timeout: time.Minute})
+		require.Equal(t, state, s.State())
+		requireGood(t, s, 1)
+		require.NoError(t, s.Close())
+		alone, err := tryOpen(t, t.TempDir()+"/journal", left)
+		require.NoError(t, err, "cut %d of %d", i, len(cuts))
+		require.Equal(t, map[journal.Key]string(m), journaltest.Contents(t, alone))
+		require.NoError(t, alone.Close())
+	}
+}
+
+// A session without any device goes on from the store, and the copies know that it is newer.
+func TestSessionWithoutDevicesIsNewer(t *testing.T) {
+	smallMemTable(t)
+	dir, areas, m := create(t), newAreas(2, 96<<10), model{}
+	for n := range 3 {
+		s := openCopied(t, dir, places(areas...), journal.CopyOptions{})
+		m.commit(t, s, put(n, n+1, "with"))
+		require.NoError(t, s.Close())
+	}
+	s := openCopied(t, dir, nil, journal.CopyOptions{})
+	m.commit(t, s, put(10, 20, "without"))
+	require.NoError(t, s.Close())
+	s = openCopied(t, dir, places(areas...), journal.CopyOptions{})
+	require.Equal(t, map[journal.Key]string(m), journaltest.Contents(t, s))
+	requireGood(t, s, 2)
+	require.NoError(t, s.Close())
+}
+
+// An older image of a device is served by itself, for less long than the others. It has the later
+// opening, but the others have more: nobody can tell which of them is right.
+func TestOlderImageServedAloneIsAFork(t *testing.T) {
+	smallMemTable(t)
+	dir, areas, m := create(t), newAreas(2, 96<<10), model{}
+	s := openCopied(t, dir, places(areas...), journal.CopyOptions{})
+	m.commit(t, s, put(0, 1, "both"))
+	older := journaltest.AreaOf(areas[0].Bytes())
+	for range 9 {
+		m.commit(t, s, put(0, 1, "acknowledged"))
+	}
+	require.NoError(t, s.Close())
+	alone := openCopied(t, t.TempDir()+"/journal", places(older), journal.CopyOptions{})
+	model{}.commit(t, alone, put(7, 8, "apart"))
+	require.NoError(t, alone.Close())
+	require.ErrorIs(t, errFrom(t, dir, places(older, areas[1])), journal.ErrForked)
+	require.ErrorIs(t, errFrom(t, t.TempDir()+"/journal", places(older, areas[1])), journal.ErrForked)
+	s = openCopied(t, dir, places(areas...), journal.CopyOptions{})
+	require.Equal(t, map[journal.Key]string(m), journaltest.Contents(t, s))
+}
