@@ -22,6 +22,10 @@ type budget struct {
 	err    error // of the newest failed write-out
 	queue  []*budgetWaiter
 	closed bool
+
+	pressed bool          // see pressure
+	flowing bool          // see flows
+	changed chan struct{} // has one element when one of the two is to be asked again
 }
 
 type budgetWaiter struct {
@@ -37,6 +41,7 @@ func (b *budget) try(size int64) bool {
 		return false
 	}
 	b.used += size
+	b.tellLocked()
 	return true
 }
 
@@ -49,6 +54,7 @@ func (b *budget) take(ctx context.Context, size int64) error {
 	}
 	if len(b.queue) == 0 && (b.used+size <= b.limit || b.used == 0) {
 		b.used += size
+		b.tellLocked()
 		b.mu.Unlock()
 		return nil
 	}
@@ -59,6 +65,7 @@ func (b *budget) take(ctx context.Context, size int64) error {
 	}
 	w := &budgetWaiter{size, make(chan error, 1)}
 	b.queue = append(b.queue, w)
+	b.tellLocked()
 	b.mu.Unlock()
 	select {
 	case err := <-w.got:
@@ -92,6 +99,8 @@ func (b *budget) giveSent(size, sent int64) {
 	b.used -= size
 	b.sent -= sent
 	b.wakeLocked()
+	b.tellLocked()
+	b.tellFlowLocked()
 	b.mu.Unlock()
 }
 
@@ -123,6 +132,7 @@ func (b *budget) setStuck(size int64, err error) {
 		}
 		b.queue = nil
 	}
+	b.tellFlowLocked()
 	b.mu.Unlock()
 }
 
@@ -152,10 +162,57 @@ func (b *budget) wakeLocked() {
 	}
 }
 
-// load tells what is used, and whether the oldest of what gathers neighbours should go: when that
-// takes half of the budget, or when somebody waits and less than a quarter is on its way.
-func (b *budget) load() (used int64, pressed bool) {
+func (b *budget) inUse() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.used, b.used-b.sent > b.limit/2 || len(b.queue) > 0 && b.sent < b.limit/4
+	return b.used
+}
+
+// pressure tells whether the oldest of what gathers neighbours should go before its time: when that takes
+// half of the budget, until it is a little less, so that what goes does so together; or when somebody
+// waits and less than a quarter is on its way.
+func (b *budget) pressure() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch gathers := b.used - b.sent; {
+	case gathers > b.limit/2:
+		b.pressed = true
+	case gathers <= b.limit/2-b.limit/32:
+		b.pressed = false
+	}
+	return b.pressed || b.starvesLocked()
+}
+
+func (b *budget) starvesLocked() bool { return len(b.queue) > 0 && b.sent < b.limit/4 }
+
+// flows tells whether what has waited long enough should go: as long as less than a sixteenth of the
+// budget is on its way, and once it was more, not before it is half of that. What random writes left
+// in all chunks of an export grows old at the same moment. At once it would fill the disks' queues,
+// and those who write or read would stand still until it is out; and little by little each piece
+// would have its intents committed for itself.
+func (b *budget) flows() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch sent := b.sent - b.stuck; {
+	case sent <= b.limit/32:
+		b.flowing = true
+	case sent >= b.limit/16:
+		b.flowing = false
+	}
+	return b.flowing
+}
+
+// tellLocked lets the one who asks for pressure know that there is some now.
+func (b *budget) tellLocked() {
+	if begins := !b.pressed && b.used-b.sent > b.limit/2; begins || b.starvesLocked() {
+		b.pressed = b.pressed || begins
+		poke(b.changed)
+	}
+}
+
+// tellFlowLocked lets him know that there is room again for what has waited long enough.
+func (b *budget) tellFlowLocked() {
+	if !b.flowing && b.sent-b.stuck <= b.limit/32 {
+		poke(b.changed)
+	}
 }

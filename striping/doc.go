@@ -41,7 +41,10 @@
 //
 // A write goes into the chunk's dirty overlay in RAM and returns (at most DirtyLimit bytes are so
 // buffered; a block that is there already is overwritten there). Whole chunks go on at once, others
-// when they are 2 s old or all of them fill half of what may be buffered. The write-back seals the overlay and takes one of three ways:
+// when all of them fill half of what may be buffered, and from an age of 2 s on, few at a time, so that
+// those who read and write beside them do not feel it. Twice in FlushInterval what is on devices is
+// committed, and what is older than half of it is written out first. The write-back seals the overlay
+// and takes one of three ways:
 //
 //	new placement   the chunk has no slot, or all its blocks are replaced: the data goes to new
 //	                slots, the old ones are given back after the next commit. Needs no intent.

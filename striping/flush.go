@@ -60,6 +60,7 @@ type flushRequest struct {
 	settle   bool      // commit everything, not only what a flush needs
 	commit   bool      // commit what is written, leave what is dirty
 	early    bool      // nobody waits for it: the one that hurry speaks of
+	before   time.Time // leave what was first written after that, unless zero
 	done     chan flushResult
 }
 
@@ -100,6 +101,12 @@ func (f *flusher) close() {
 // Flush makes every write durable that returned before it was called.
 func (v *Volume) Flush(ctx context.Context) error {
 	return v.flushes.ask(ctx, &flushRequest{to: ^uint64(0), settle: true}).err
+}
+
+// commitWritten makes durable what is on devices, and leaves what is still in RAM: after it the journal
+// knows of every copy.
+func (v *Volume) commitWritten(ctx context.Context) error {
+	return v.flushes.ask(ctx, &flushRequest{to: ^uint64(0), settle: true, commit: true}).err
 }
 
 func (v *Volume) flushRange(ctx context.Context, o *object, from, to uint64) error {
@@ -162,10 +169,12 @@ func (f *flusher) soon() {
 	f.add(&flushRequest{to: ^uint64(0), settle: true, commit: true, early: true, done: make(chan flushResult, 1)})
 }
 
-// run has everything committed every FlushInterval.
+// run has everything committed within FlushInterval: twice in that time what is on devices, and what
+// was written before the last time. The younger rest is about to flow out by itself (see writeback),
+// and would fill the disks' queues all at once.
 func (f *flusher) run() {
 	defer close(f.done)
-	timer := time.NewTicker(f.v.opts.FlushInterval)
+	timer := time.NewTicker(f.v.opts.FlushInterval / 2)
 	defer timer.Stop()
 	for {
 		select {
@@ -174,7 +183,8 @@ func (f *flusher) run() {
 		case <-timer.C:
 		}
 		f.v.sizeBudget()
-		err := f.ask(f.v.ctx, &flushRequest{to: ^uint64(0), settle: true}).err
+		before := time.Now().Add(-f.v.opts.FlushInterval / 2)
+		err := f.ask(f.v.ctx, &flushRequest{to: ^uint64(0), settle: true, before: before}).err
 		if err != nil && !errors.Is(err, devices.ErrClosed) && f.v.ctx.Err() == nil {
 			f.v.log.Error("background commit", "err", err)
 		}
@@ -187,6 +197,7 @@ func (f *flusher) round(requests []*flushRequest) {
 	v.stats.flushes.Add(int64(len(requests)))
 	lists := make([][]*chunk, len(requests))
 	var all, dirty []*chunk // dirty: those to be written out first
+	now := time.Now()
 	seen := map[*chunk]bool{}
 	settle := false
 	for i, r := range requests {
@@ -203,7 +214,7 @@ func (f *flusher) round(requests []*flushRequest) {
 				seen[c] = true
 				all = append(all, c)
 			}
-			if !r.commit {
+			if !r.commit && (r.before.IsZero() || c.dirtySince(now).Before(r.before)) {
 				dirty = append(dirty, c)
 			}
 		}

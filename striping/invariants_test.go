@@ -81,7 +81,7 @@ func (v *Volume) checkCopies(ctx context.Context) error {
 	if n := v.claimed.Load(); n != 0 {
 		errs = append(errs, fmt.Errorf("%d bytes are claimed at rest", n))
 	}
-	if n, _ := v.dirty.load(); n != 0 {
+	if n := v.dirty.inUse(); n != 0 {
 		errs = append(errs, fmt.Errorf("%d bytes of the dirty budget are taken at rest", n))
 	}
 	return errors.Join(errs...)

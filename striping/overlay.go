@@ -1,6 +1,9 @@
 package striping
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // extent is a run of blocks of one chunk that is buffered: data in buf, or zeros when buf is nil.
 type extent struct {
@@ -20,7 +23,8 @@ func (e *extent) bytes() []byte { return e.buf.mem[e.off : e.off+e.n*blockSize] 
 //
 // INVARIANT: extents are sorted, not empty, and do not overlap.
 type overlay struct {
-	id   uint64 // grows with each overlay of the chunk
+	id   uint64    // grows with each overlay of the chunk
+	born time.Time // when its first block was written
 	ext  []extent
 	keep bool // zeros keep their space (WRITE_ZEROES with NO_HOLE)
 	drop bool // the whole chunk was zeroed: a slot that was kept before goes

@@ -103,7 +103,7 @@ func (v *Volume) Rebalance(ctx context.Context, o JobOptions) (string, error) {
 // runRebalance moves the surplus. The sources and targets are chosen anew for each batch.
 func (v *Volume) runRebalance(ctx context.Context, j *job) error {
 	for {
-		if err := v.Flush(ctx); err != nil {
+		if err := v.commitWritten(ctx); err != nil {
 			return err
 		}
 		worst, move := v.imbalance()

@@ -31,7 +31,7 @@ func TestStreamOverSpinningMirrors(t *testing.T) {
 		gain  float64 // least that it must be above reading without runs and segments
 	}{
 		{[]float64{160e6, 160e6}, 90, 20},
-		{[]float64{160e6, 160e6, 160e6}, 70, 3},
+		{[]float64{160e6, 160e6, 160e6}, 68, 1},
 	} {
 		run := func(rotates bool) (percent float64) {
 			synctest.Test(t, func(t *testing.T) {

@@ -208,7 +208,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	v.j = v.watched
 	v.blocks = int(o.Volume.ChunkSize) / blockSize
 	v.cache = newCache(o.CacheBytes, v.blocks)
-	v.dirty.limit = max(o.DirtyLimit, 1)
+	v.dirty.limit, v.dirty.changed = max(o.DirtyLimit, 1), make(chan struct{}, 1)
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 
 	members := slices.Clone(o.Members)

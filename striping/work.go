@@ -180,7 +180,7 @@ const fruitlessPasses = 4
 func (v *Volume) runMoves(ctx context.Context, j *job) error {
 	least, fruitless := int64(math.MaxInt64), 0
 	for {
-		if err := v.Flush(ctx); err != nil { // what the journal does not know yet is found by no scan
+		if err := v.commitWritten(ctx); err != nil { // what the journal does not know yet is found by no scan
 			return err
 		}
 		r := v.ruleOf(j)
@@ -423,7 +423,7 @@ func (v *Volume) startRebuild() bool {
 	if busy || !rebuilding && (known || state == 0) {
 		return false
 	}
-	if err := v.Flush(t.ctx); err != nil {
+	if err := v.commitWritten(t.ctx); err != nil {
 		return false
 	}
 	chunks, bytes, err := v.sizeMoves(t.ctx, v.rebuildRule(false))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"ballast/journal"
 	"ballast/striping/policy"
@@ -134,7 +135,7 @@ func (m *member) domain() string {
 // over the caller's reference to buf and cost bytes of the dirty budget. Called with c.mu.
 func (v *Volume) bufferedLocked(o *object, c *chunk, first, n int, buf *Buffer, off int, cost int64) {
 	if c.dirty == nil {
-		c.dirty = &overlay{id: c.nextID}
+		c.dirty = &overlay{id: c.nextID, born: time.Now()}
 		c.nextID++
 		if o.touch(c) && v.touched.Add(1)%flushSoonAfter == 0 {
 			v.flushes.soon()

@@ -7,8 +7,9 @@ import (
 
 // writeback decides when dirty chunks go to devices, and its workers take them there.
 //
-// Whole chunks go at once. Partly written and small ones wait for WriteAge, for a flush, or until
-// they fill half of the dirty budget; then the oldest go. A worker seals the dirty overlays of a batch
+// Whole chunks go at once. Partly written and small ones wait for WriteAge, and then their turn in a
+// flow that leaves most of the budget to those who write; for a flush; or until they fill half of
+// the dirty budget, when the oldest go. A worker seals the dirty overlays of a batch
 // of chunks; what takes new slots or blocks that never held data goes straight to the balancer or the
 // devices; what overwrites blocks in place first needs its intents durable, and those of one batch
 // share one journal commit. Everything after that happens in the devices' callbacks, so a slow
@@ -20,7 +21,7 @@ type writeback struct {
 	ready []*chunk
 	aging []aged
 	work  chan struct{} // has one element when ready may have work
-	tick  chan struct{} // has one element when aging got its first entry or pressure began
+	tick  chan struct{} // has one element when aging got its first entry
 }
 
 type aged struct {
@@ -32,6 +33,7 @@ type aged struct {
 const (
 	writebackWorkers = 2
 	writebackBatch   = 256
+	sizeEvery        = 100 * time.Millisecond // of the budget, while it is short: the disks may be known better by now
 )
 
 func (w *writeback) init(v *Volume) {
@@ -122,7 +124,7 @@ func (w *writeback) age(c *chunk, id uint64) {
 	w.aging = append(w.aging, aged{c, id, time.Now().Add(w.v.opts.WriteAge)})
 	first := len(w.aging) == 1
 	w.mu.Unlock()
-	if _, pressed := w.v.dirty.load(); first || pressed {
+	if first {
 		poke(w.tick)
 	}
 }
@@ -135,6 +137,7 @@ func (w *writeback) age(c *chunk, id uint64) {
 func (w *writeback) ager() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var sized time.Time
 	for {
 		next := time.Hour
 		for {
@@ -149,9 +152,16 @@ func (w *writeback) ager() {
 			a.c.mu.Lock()
 			current := a.c.dirty != nil && a.c.dirty.id == a.id && !a.c.dirty.wanted
 			a.c.mu.Unlock()
-			_, pressed := w.v.dirty.load()
-			if d := time.Until(a.at); current && d > 0 && !pressed {
-				next = d
+			pressed := w.v.dirty.pressure()
+			if pressed && time.Since(sized) > sizeEvery {
+				w.v.sizeBudget()
+				sized = time.Now()
+				continue
+			}
+			if d := time.Until(a.at); current && !pressed && (d > 0 || !w.v.dirty.flows()) {
+				if d > 0 {
+					next = d
+				}
 				break
 			}
 			w.mu.Lock()
@@ -168,6 +178,7 @@ func (w *writeback) ager() {
 			w.drop()
 			return
 		case <-w.tick:
+		case <-w.v.dirty.changed:
 		case <-timer.C:
 		}
 	}

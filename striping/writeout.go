@@ -511,7 +511,7 @@ func (v *Volume) finish(p *plan, err error) {
 	c.stuck = 0
 	if err != nil {
 		if c.dirty == nil {
-			c.dirty = &overlay{id: c.nextID}
+			c.dirty = &overlay{id: c.nextID, born: ov.born}
 			c.nextID++
 		}
 		c.dirty.budget += ov.budget
