@@ -185,7 +185,7 @@ func (v *Volume) drain(ctx context.Context, ids []devices.ID, target devices.ID,
 // says: a crash may have come between the two.
 func (v *Volume) restoreDrains() {
 	for _, j := range v.jobs.list {
-		if j.over() || j.rec.Kind != journal.JobDrain && j.rec.Kind != journal.JobReplace {
+		if j.over() || !j.empties() {
 			continue
 		}
 		for _, d := range j.rec.Devices {
@@ -195,7 +195,7 @@ func (v *Volume) restoreDrains() {
 		}
 	}
 	for _, m := range v.devs() {
-		if m.state == journal.Draining && !slices.ContainsFunc(v.jobs.list, func(j *job) bool { return !j.over() && j.about(m.id) }) {
+		if m.state == journal.Draining && !slices.ContainsFunc(v.jobs.list, func(j *job) bool { return !j.over() && j.empties() && j.about(m.id) }) {
 			v.setStateLocked(m, journal.Online, "")
 		}
 	}

@@ -112,7 +112,7 @@ func TestRebalanceMovesTheDeficit(t *testing.T) {
 				require.NoError(t, err)
 				until(t, time.Minute, "even", r.jobEnded(job))
 				require.LessOrEqual(t, float64(r.job(job).BytesDone), 1.05*float64(f.Bytes))
-				worst, _ := r.v.imbalance()
+				worst, _ := imbalance(r.v.shares())
 				require.LessOrEqual(t, worst, 0.02)
 				used, _ := r.v.dev(id).alloc.usage()
 				require.InDelta(t, 60*64<<10, used, 3*64<<10)

@@ -107,6 +107,11 @@ func (j *job) over() bool { return j.rec.State >= journal.JobDone }
 // about reports whether j is about that device.
 func (j *job) about(id devices.ID) bool { return slices.Contains(j.rec.Devices, uint16(id)) }
 
+// empties reports whether the devices that j is about are to leave.
+func (j *job) empties() bool {
+	return j.rec.Kind == journal.JobDrain || j.rec.Kind == journal.JobReplace
+}
+
 // urgency orders jobs: the least goes first.
 func (j *job) urgency() int {
 	switch j.rec.Kind {
@@ -471,6 +476,38 @@ func (v *Volume) changeJob(ctx context.Context, id, kind string, change func(*jo
 	return v.saveJob(ctx, j)
 }
 
+// ReverseJob cancels a drain or a replacement, and begins to move back what that had moved: a rebalance
+// that is about these devices, whose ID it returns; "" if nothing had been moved yet.
+func (v *Volume) ReverseJob(ctx context.Context, id, kind string) (string, error) {
+	t := &v.jobs
+	t.mu.Lock()
+	j, err := t.findLocked(id, kindOf(kind))
+	if err == nil && !j.empties() {
+		err = fmt.Errorf("%s cannot be reversed, only a drain or a replacement can: %w", j.id(), ErrConflict)
+	}
+	t.mu.Unlock()
+	if err == nil {
+		err = v.conflicts(journal.JobRebalance)
+	}
+	if err == nil {
+		err = v.CancelJob(ctx, j.id(), "")
+	}
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	back := journal.Job{Kind: journal.JobRebalance, Devices: j.rec.Devices, Total: j.rec.Done, Pace: j.rec.Pace, Reason: "what " + j.id() + " moved goes back"}
+	t.mu.Unlock()
+	if back.Total == 0 {
+		return "", nil
+	}
+	n, err := v.addJob(ctx, back)
+	if err != nil {
+		return "", err
+	}
+	return n.id(), nil
+}
+
 // CancelJob ends a job. What it has moved stays where it is now; devices that were to leave take
 // part again.
 func (v *Volume) CancelJob(ctx context.Context, id, kind string) error {
@@ -488,7 +525,7 @@ func (v *Volume) CancelJob(ctx context.Context, id, kind string) error {
 	rec := j.rec
 	t.mu.Unlock()
 	v.eventAlways(0, "JOB_CANCELLED", 0, j.id())
-	if rec.Kind == journal.JobDrain || rec.Kind == journal.JobReplace {
+	if j.empties() {
 		for _, d := range rec.Devices {
 			if m := v.dev(devices.ID(d)); m != nil && !m.left {
 				if s, _ := v.stateOf(m); s == journal.Draining {

@@ -436,3 +436,49 @@ func TestGrownDeviceIsUsed(t *testing.T) {
 		require.NoError(t, r.close())
 	})
 }
+
+// TestDrainIsReversed: a drain is cancelled half way, and what it moved goes back, no more than that,
+// also when the power goes meanwhile.
+func TestDrainIsReversed(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx := t.Context()
+			r := newRig(t, rigConfig{disks: 4, size: 16 << 20, copies: 2, timing: gentle})
+			e := r.fillExport(192)
+			held := func() int64 { used, _ := r.v.dev(2).alloc.usage(); return used }
+			_, err := r.v.ReverseJob(ctx, "", "")
+			require.ErrorIs(t, err, ErrNoJob)
+			before := held()
+			drain, err := r.v.Drain(ctx, []devices.ID{2}, JobOptions{Pace: 1 << 20})
+			require.NoError(t, err)
+			until(t, time.Minute, "half of it is drained", func() bool { return held() < before/2 })
+			back, err := r.v.ReverseJob(ctx, drain, "")
+			require.NoError(t, err)
+			require.Equal(t, "cancelled", r.job(drain).State)
+			s, _ := r.v.stateOf(r.v.dev(2))
+			require.Equal(t, journal.Online, s)
+			moved := r.job(drain).BytesDone
+			if crash {
+				time.Sleep(500 * time.Millisecond)
+				e.Close()
+				r.crash(rand.New(rand.NewPCG(3, 3)), simdisk.KeepNone)
+				r.open()
+				e = r.export("s")
+			}
+			_, err = r.v.ReverseJob(ctx, back, "")
+			require.ErrorIs(t, err, ErrConflict, "a rebalance")
+			until(t, time.Minute, "it is back", r.jobEnded(back))
+			j := r.job(back)
+			require.Equal(t, []string{"d2"}, j.Devices)
+			if crash { // what was under way then is moved once more
+				moved += 4 << 20
+			}
+			require.LessOrEqual(t, j.BytesDone, moved)
+			require.InDelta(t, before, held(), 16*64<<10)
+			r.requireStamped(e, 192, 1)
+			e.Close()
+			require.NoError(t, r.v.checkCopies(ctx))
+			require.NoError(t, r.close())
+		})
+	}
+}

@@ -68,9 +68,34 @@ func (v *Volume) shares() []share {
 	return list
 }
 
+// sharesOf is shares for a job. One about certain devices, whose drain was reversed, moves to them what
+// they lack of their share, as far as the drain had moved it away, and changes nothing else.
+func (v *Volume) sharesOf(j *job) []share {
+	list := v.shares()
+	v.jobs.mu.Lock()
+	defer v.jobs.mu.Unlock()
+	if len(j.rec.Devices) == 0 {
+		return list
+	}
+	left := max(int64(j.rec.Total)-int64(j.rec.Done), 0)
+	for i := range list {
+		s := &list[i]
+		switch {
+		case !j.about(s.m.id):
+			s.want = min(s.want, s.have)
+		case s.want <= s.have:
+			s.want = s.have
+		default:
+			s.want = min(s.want, s.have+left)
+			left -= s.want - s.have
+		}
+	}
+	return list
+}
+
 // imbalance is the largest deviation, as a share of a device's capacity, and the bytes to move.
-func (v *Volume) imbalance() (worst float64, move int64) {
-	for _, s := range v.shares() {
+func imbalance(list []share) (worst float64, move int64) {
+	for _, s := range list {
 		if d := float64(s.have-s.want) / float64(max(s.capacity, 1)); d > worst {
 			worst = d
 		} else if -d > worst {
@@ -86,7 +111,7 @@ func (v *Volume) Rebalance(ctx context.Context, o JobOptions) (string, error) {
 	if err := v.conflicts(journal.JobRebalance); err != nil {
 		return "", err
 	}
-	worst, move := v.imbalance()
+	worst, move := imbalance(v.shares())
 	if worst <= rebalanceStop {
 		return "", fmt.Errorf("every device holds its share already: %w", ErrNoJob)
 	}
@@ -106,11 +131,12 @@ func (v *Volume) runRebalance(ctx context.Context, j *job) error {
 		if err := v.commitWritten(ctx); err != nil {
 			return err
 		}
-		worst, move := v.imbalance()
+		worst, move := imbalance(v.sharesOf(j))
 		v.jobs.mu.Lock()
 		j.rec.Total, j.sized = j.rec.Done+uint64(move), true
+		even := worst <= rebalanceStop && len(j.rec.Devices) == 0
 		v.jobs.mu.Unlock()
-		if worst <= rebalanceStop || move < int64(v.info.ChunkSize) {
+		if even || move < int64(v.info.ChunkSize) {
 			v.finishMoves(j)
 			return nil
 		}
@@ -134,7 +160,7 @@ func (v *Volume) runRebalance(ctx context.Context, j *job) error {
 // rebalanceSome moves a batch.
 func (v *Volume) rebalanceSome(ctx context.Context, j *job) (int64, error, error) {
 	surplus, deficit := map[devices.ID]int64{}, map[devices.ID]int64{}
-	for _, s := range v.shares() {
+	for _, s := range v.sharesOf(j) {
 		if d := s.have - s.want; d > 0 {
 			surplus[s.m.id] = d
 		} else {
@@ -173,7 +199,7 @@ func (v *Volume) rebalanceSome(ctx context.Context, j *job) (int64, error, error
 	}
 	v.setUrgency(j, false)
 	short := map[devices.ID]bool{}
-	for _, s := range v.shares() {
+	for _, s := range v.sharesOf(j) {
 		short[s.m.id] = s.want-s.have >= int64(v.info.ChunkSize)/2
 	}
 	moved, why := v.moveEach(ctx, j, batch, func(key chunkKey) *moveRule {

@@ -289,7 +289,7 @@ func (v *Volume) setUrgency(j *job, lastCopy bool) {
 // condemned reports whether j empties a device that is not well.
 func (v *Volume) condemned(j *job) bool {
 	return slices.ContainsFunc(v.devs(), func(m *member) bool {
-		return j.about(m.id) && (m.errors.Load() > 0 || m.health.Entries() > 0)
+		return j.empties() && j.about(m.id) && (m.errors.Load() > 0 || m.health.Entries() > 0)
 	})
 }
 
@@ -372,10 +372,10 @@ const movesPerDevice = 8
 // finishMoves draws the conclusions from a job that has nothing left to do.
 func (v *Volume) finishMoves(j *job) {
 	v.setUrgency(&job{}, false)
-	switch j.rec.Kind {
-	case journal.JobRebuild:
+	switch {
+	case j.rec.Kind == journal.JobRebuild:
 		v.rebuilt()
-	default:
+	case j.empties():
 		for _, d := range j.rec.Devices {
 			if m := v.dev(devices.ID(d)); m != nil && !m.left {
 				if s, _ := v.stateOf(m); s == journal.Draining {

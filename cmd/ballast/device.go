@@ -109,15 +109,18 @@ stays where it is; "ballast rebalance start" moves the new device's share to it.
 
 func (a *app) deviceDrain() *cobra.Command {
 	q := &control.DeviceRequest{Op: "drain"}
-	var cancel bool
+	var cancel, reverse bool
 	var pace string
 	c := &cobra.Command{
 		Use:   "drain VOLUME DEVICE...",
 		Short: "Move everything off devices, while the volume is served",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if reverse && !cancel {
+				return control.Refuse("E_USAGE", "--reverse goes with --cancel").WithTry("ballast device drain %s %s --cancel --reverse", args[0], args[1])
+			}
 			if cancel {
-				return a.cancelDrain(cmd.Context(), args[0], args[1:])
+				return a.cancelDrain(cmd.Context(), args[0], args[1:], reverse)
 			}
 			q.Devices = deviceNames(args[1:])
 			var err error
@@ -130,12 +133,13 @@ func (a *app) deviceDrain() *cobra.Command {
 	c.Flags().StringVar(&pace, "pace", "", "move no more than so much per second (50MiB)")
 	c.Flags().BoolVar(&q.DryRun, "dry-run", false, "only tell how much would be moved, how long it would take, and how full the others would be")
 	c.Flags().BoolVar(&cancel, "cancel", false, "end the drain of these devices; they take part again")
+	c.Flags().BoolVar(&reverse, "reverse", false, "with --cancel: move back what has been moved")
 	c.Flags().StringVar(&q.Reason, "reason", "", "why, for the record")
 	return c
 }
 
 // cancelDrain cancels the job that drains the devices.
-func (a *app) cancelDrain(ctx context.Context, volume string, names []string) error {
+func (a *app) cancelDrain(ctx context.Context, volume string, names []string, reverse bool) error {
 	client, err := a.client(volume)
 	if err != nil {
 		return err
@@ -156,7 +160,7 @@ func (a *app) cancelDrain(ctx context.Context, volume string, names []string) er
 	for _, j := range s.Jobs {
 		for _, d := range j.Devices {
 			if ids[d] && (j.Kind == "drain" || j.Kind == "replace") {
-				return a.askJob(ctx, volume, &control.JobRequest{Op: "cancel", ID: j.ID})
+				return a.askJob(ctx, volume, &control.JobRequest{Op: "cancel", ID: j.ID, Reverse: reverse})
 			}
 		}
 	}

@@ -98,14 +98,19 @@ func (a *app) jobCommand() *cobra.Command {
 		},
 	}}
 	for op, text := range map[string]string{"pause": "Have a job rest", "resume": "Have a job go on", "cancel": "End a job; what it has done stays, devices that were to leave take part again"} {
-		commands = append(commands, &cobra.Command{
+		reverse := false
+		c := &cobra.Command{
 			Use:   op + " VOLUME [JOB]",
 			Short: text,
 			Args:  cobra.RangeArgs(1, 2),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return a.askJob(cmd.Context(), args[0], &control.JobRequest{Op: op, ID: append(args, "")[1]})
+				return a.askJob(cmd.Context(), args[0], &control.JobRequest{Op: op, ID: append(args, "")[1], Reverse: reverse})
 			},
-		})
+		}
+		if op == "cancel" {
+			c.Flags().BoolVar(&reverse, "reverse", false, "of a drain or a replacement: move back what it has moved, as far as that is the devices' share")
+		}
+		commands = append(commands, c)
 	}
 	return group(&cobra.Command{Use: "job", Short: "Work in the background: drain, rebuild, replace, rebalance, scrub"}, commands...)
 }

@@ -215,6 +215,13 @@ func (a *api) changeJobs(w http.ResponseWriter, r *http.Request) {
 		case "resume":
 			return a.done(q.ID, "%s goes on", name), a.engine.ResumeJob(ctx, q.ID, q.Kind)
 		case "cancel":
+			if q.Reverse {
+				job, err := a.engine.ReverseJob(ctx, q.ID, q.Kind)
+				if job == "" {
+					return a.done("", "%s is cancelled; it had moved nothing", name), err
+				}
+				return a.done(job, "%s is cancelled; %s moves back what it moved", name, job), err
+			}
 			return a.done(q.ID, "%s is cancelled; what it moved stays where it is now", name), a.engine.CancelJob(ctx, q.ID, q.Kind)
 		}
 		return nil, control.Refuse("E_USAGE", "there is no operation %q on jobs", q.Op)

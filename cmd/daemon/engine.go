@@ -22,6 +22,7 @@ type engine interface {
 	Jobs() []striping.JobStatus
 	PauseJob(ctx context.Context, id, kind string) error
 	ResumeJob(ctx context.Context, id, kind string) error
+	ReverseJob(ctx context.Context, id, kind string) (string, error)
 	CancelJob(ctx context.Context, id, kind string) error
 	Drain(ctx context.Context, ids []devices.ID, o striping.JobOptions) (string, error)
 	Rebuild(ctx context.Context, o striping.JobOptions) (string, error)

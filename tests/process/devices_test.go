@@ -155,3 +155,35 @@ func turnedDown(t *testing.T, env *harness.Env, exit int, code string, args ...s
 	require.Contains(t, r.Stderr, "code: "+code, fmt.Sprint(args))
 	require.True(t, strings.Contains(r.Stderr, "try:"), r.Stderr)
 }
+
+// TestDrainIsTakenBack cancels a drain half way and has what was moved go back to the disk.
+func TestDrainIsTakenBack(t *testing.T) {
+	harness.Need(t, "nbdcopy")
+	env := harness.New(t)
+	volume(t, env, 2)
+	d := env.Serve("v")
+	data := random(t, 128<<20, 15)
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+	turnedDown(t, env, 2, "E_USAGE", "device", "drain", "v", "d1", "--reverse")
+	turnedDown(t, env, 1, "E_NO_JOB", "device", "drain", "v", "d1", "--cancel", "--reverse")
+	env.Must("device", "drain", "v", "d1", "--pace", "8MiB")
+	await(t, "some of it has moved", func() bool { return jobs(t, env)[0].BytesDone > 4<<20 })
+	require.Contains(t, env.Must("device", "drain", "v", "d1", "--cancel", "--reverse"), "moves back")
+	require.Equal(t, "online", states(t, env)["d1"])
+	done := func() bool {
+		for _, j := range jobs(t, env) {
+			if j.State == "running" {
+				return false
+			}
+		}
+		return true
+	}
+	d.Kill()
+	d = d.Again()
+	await(t, "it is back", done)
+	out := filepath.Join(t.TempDir(), "out")
+	harness.Tool(t, "nbdcopy", d.URI("e"), out)
+	requireSame(t, data, out)
+	require.Zero(t, d.Stop())
+	require.Contains(t, env.Must("check", "v"), "SOUND")
+}
