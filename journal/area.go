@@ -12,6 +12,12 @@ type Area interface {
 	Size() int64
 }
 
+// Thin is an Area that may have blocks that take far longer to be written the first time, as those of
+// a sparse file do, whose file system has to find room for them and to commit that.
+type Thin interface {
+	Thin() bool
+}
+
 // Place is an Area and what it is a part of.
 type Place struct {
 	Device [16]byte // UUID

@@ -138,6 +138,7 @@ type copyRing struct {
 	writing bool
 
 	header ringHeader // the newest written; of the writer
+	laid   uint64     // before this position blocks of a Thin area have been written; of the writer
 
 	tails    []*tailUnit // read back from the tail, in order
 	tailNext uint64      // where reading goes on

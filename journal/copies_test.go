@@ -355,6 +355,9 @@ func TestLaggingCopyIsLedOn(t *testing.T) {
 	state := s.State()
 	require.NoError(t, s.Close())
 	at := places(journaltest.AreaOf(old[0]), journaltest.AreaOf(old[1]))
+	for i := range at {
+		at[i].Area.(*journaltest.Area).Thick = true
+	}
 	s = openCopied(t, dir, at, journal.CopyOptions{})
 	require.Equal(t, state, s.State())
 	require.NoError(t, s.Close())

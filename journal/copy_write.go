@@ -66,7 +66,11 @@ func (k *keeper) write(c *copyRing) {
 			return
 		}
 		k.wrote(c, batch)
-		if err := c.moveHeader(false); err != nil {
+		err = c.moveHeader(false)
+		if err == nil {
+			err = k.layAhead(c)
+		}
+		if err != nil {
 			k.drop(c, err)
 			return
 		}
@@ -144,6 +148,39 @@ func (c *copyRing) moveHeader(exact bool) error {
 	c.header.at = c.lastAt
 	return c.writeHeader()
 }
+
+// layAhead writes zeros ahead of the ring's head in a Thin area, some of it again and again until the
+// ring has gone round: what a file system does when a block is written for the first time makes a
+// flush of 4 KiB take 1.1 to 1.6 times as long as one without copies (ext4). Nobody waits for it but
+// who comes meanwhile.
+//
+// INVARIANT: nothing at or behind the durable head is a part of the ring, as long as positions are
+// below its size. What is queued is written after the zeros.
+func (k *keeper) layAhead(c *copyRing) error {
+	thin, ok := c.place.Area.(Thin)
+	size := c.ringSize()
+	step := min(laidAtOnce, max(size/8, ringBlock)/ringBlock*ringBlock)
+	if !ok || !thin.Thin() || c.laid >= size || c.synced+step/8 < c.laid {
+		return nil
+	}
+	from := max(c.laid, c.synced)
+	if from >= size {
+		c.laid = size
+		return nil
+	}
+	n := min(step, size-from)
+	if err := writeRing(c.place.Area, size, from, alignedBytes(int(n))); err != nil {
+		return err
+	}
+	c.laid = from + n
+	k.mu.Lock()
+	k.written += int64(n)
+	k.mu.Unlock()
+	return c.place.Area.Sync()
+}
+
+// laidAtOnce is how much is written ahead at most.
+const laidAtOnce = 1 << 20
 
 // announce makes durable which life a ring that is gone on with is in, before anything of that life
 // is written: whoever reads the ring must know all lives that led there.

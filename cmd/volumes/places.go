@@ -12,12 +12,21 @@ type journalArea struct {
 	off, size int64
 }
 
-var _ journal.Area = (*journalArea)(nil)
+var (
+	_ journal.Area = (*journalArea)(nil)
+	_ journal.Thin = (*journalArea)(nil)
+)
 
 func (a *journalArea) ReadAt(p []byte, off int64) (int, error)  { return a.disk.ReadAt(p, a.off+off) }
 func (a *journalArea) WriteAt(p []byte, off int64) (int, error) { return a.disk.WriteAt(p, a.off+off) }
 func (a *journalArea) Sync() error                              { return a.disk.Sync() }
 func (a *journalArea) Size() int64                              { return a.size }
+
+// Thin says whether it is in a file.
+func (a *journalArea) Thin() bool {
+	f, ok := a.disk.(interface{ Block() bool })
+	return ok && !f.Block()
+}
 
 // JournalPlace is where a copy of the journal may be on a device.
 func JournalPlace(disk devices.Disk, l *devices.Label, domain string) journal.Place {

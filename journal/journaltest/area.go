@@ -16,6 +16,8 @@ type Area struct {
 	// Hook, if set, is called before each operation with its name (read, write, sync) and with no
 	// lock held; an error is the operation's. Set it before the area is used, or by SetHook.
 	Hook func(op string, off int64) error
+	// Thick makes it one that is not journal.Thin.
+	Thick bool
 
 	mu      sync.Mutex
 	durable []byte
@@ -29,7 +31,13 @@ type pendingWrite struct {
 	b   []byte
 }
 
-var _ journal.Area = (*Area)(nil)
+var (
+	_ journal.Area = (*Area)(nil)
+	_ journal.Thin = (*Area)(nil)
+)
+
+// Thin makes the journal write ahead of itself in every test but those that count what it writes.
+func (a *Area) Thin() bool { return !a.Thick }
 
 // NewArea returns an area of size zero bytes.
 func NewArea(size int64) *Area { return AreaOf(make([]byte, size)) }

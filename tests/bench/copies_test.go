@@ -5,6 +5,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,7 +38,7 @@ func newFlushed(t *testing.T, dir string, copies bool) *flushed {
 	var members []striping.Member
 	var places []journal.Place
 	for i := range 3 {
-		const size = 2 << 30
+		const size = 4 << 30
 		path := fmt.Sprintf("%s/disk%d", dir, i)
 		require.NoError(t, devices.CreateFile(path, size))
 		f, err := devices.Open(path, devices.FileOptions{})
@@ -59,7 +60,7 @@ func newFlushed(t *testing.T, dir string, copies bool) *flushed {
 	require.NoError(t, striping.Format(ctx, store, info, records))
 	v, err := striping.Open(ctx, striping.Options{Journal: store, Members: members, Volume: info})
 	require.NoError(t, err)
-	require.NoError(t, v.CreateExport(ctx, "e", 1<<30))
+	require.NoError(t, v.CreateExport(ctx, "e", 2<<30))
 	e, err := v.OpenExport("e")
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -83,8 +84,12 @@ func TestBenchJournalCopies(t *testing.T) {
 	at := int64(0)
 	for _, size := range []int{4096, mib} {
 		took := map[*flushed][]time.Duration{}
-		for range 150 {
-			for _, f := range []*flushed{with, without} {
+		for i := range 400 {
+			order := []*flushed{with, without}
+			if i%2 > 0 {
+				order[0], order[1] = without, with
+			}
+			for _, f := range order {
 				err := f.export.WriteAt(context.Background(), data[:size], at, false)
 				require.NoError(t, err)
 				start := time.Now()
@@ -97,16 +102,24 @@ func TestBenchJournalCopies(t *testing.T) {
 		fmt.Printf("flush of %d KiB of new data, two copies: with copies of the journal p50 %v p99 %v, without %v %v: %.2fx, %.2fx\n",
 			size>>10, a[0], a[1], b[0], b[1], float64(a[0])/float64(b[0]), float64(a[1])/float64(b[1]))
 	}
-	before, bytes := with.store.Copies().Written, with.store.Stats().Bytes
-	const ingest = 384
-	for range ingest {
-		err := with.export.WriteAt(context.Background(), data, at, false)
-		require.NoError(t, err)
-		at += mib
+	amplification := func(what string, n, size int, next func() int64) {
+		before, bytes := with.store.Copies().Written, with.store.Stats().Bytes
+		for range n {
+			require.NoError(t, with.export.WriteAt(context.Background(), data[:size], next(), false))
+		}
+		require.NoError(t, with.export.Sync(context.Background()))
+		of := func(bytes int64) float64 { return 100 * float64(bytes) / float64(n*size) }
+		fmt.Printf("%s: %.3f %% of it written to 3 copies of the journal, %.3f %% committed to it\n", what,
+			of(with.store.Copies().Written-before), of(int64(with.store.Stats().Bytes-bytes)))
 	}
-	require.NoError(t, with.export.Sync(context.Background()))
-	fmt.Printf("ingest of %d MiB: %.3f %% of it written to 3 copies of the journal, %.3f %% committed to it\n", ingest,
-		100*float64(with.store.Copies().Written-before)/(ingest*mib), 100*float64(with.store.Stats().Bytes-bytes)/(ingest*mib))
+	next := func() int64 {
+		at += mib
+		return at - mib
+	}
+	end := at
+	amplification("384 MiB written by whole chunks", 384, mib, next)
+	rng := rand.New(rand.NewPCG(1, 1))
+	amplification("64 MiB written over by 4 KiB at random", 64<<8, 4096, func() int64 { return rng.Int64N((at-end)>>12)<<12 + end })
 }
 
 func quantiles(d []time.Duration) [2]time.Duration {
