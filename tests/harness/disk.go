@@ -32,6 +32,25 @@ func SparseRAM(t testing.TB, size int64) string {
 	return sparseIn(t, dir, size)
 }
 
+// FilledRAM is SparseRAM whose memory is taken beforehand: on a virtual machine a page that is used
+// for the first time may take longer than what is then done with it.
+func FilledRAM(t testing.TB, size int64) string {
+	t.Helper()
+	path := SparseRAM(t, size)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err == nil {
+		zeros := make([]byte, 1<<20)
+		for off := int64(0); off < size && err == nil; off += int64(len(zeros)) {
+			_, err = f.WriteAt(zeros[:min(size-off, int64(len(zeros)))], off)
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func sparseIn(t testing.TB, dir string, size int64) string {
 	t.Helper()
 	path := filepath.Join(dir, "disk")
