@@ -23,7 +23,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(harness.Main(m))
+	code := harness.Main(m)
+	if err := finish(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 const mib = 1 << 20

@@ -45,7 +45,8 @@ func TestBenchMemory(t *testing.T) {
 	tell := func(what string, placed int64) int64 {
 		time.Sleep(15 * time.Second) // buffers that are not needed any more are given up by then
 		all, anonymous := resident(t, d.Pid)
-		fmt.Printf("memory: %s, %d chunks placed: %d MiB resident, %d MiB of it its own\n", what, placed, all>>20, anonymous>>20)
+		report(figure{Bench: "memory", What: fmt.Sprintf("%s, %d chunks placed", what, placed), Value: float64(anonymous) / mib, Unit: "MiB of its own",
+			More: map[string]float64{"MiB resident": float64(all) / mib}})
 		return anonymous
 	}
 	place := func(from, to int64) {
@@ -55,7 +56,7 @@ func TestBenchMemory(t *testing.T) {
 		cmd.Dir = t.TempDir()
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		fmt.Printf("memory: %.0f chunks placed a second\n", float64(to-from)/time.Since(began).Seconds())
+		report(figure{Bench: "memory", What: "chunks placed", Value: float64(to-from) / time.Since(began).Seconds(), Unit: "per s"})
 	}
 	read := func(placed int64) {
 		job{rw: "randread", bs: 4096, depth: 32, uri: d.URI("e"), size: placed << 20, seconds: 10}.run(t)
@@ -64,7 +65,7 @@ func TestBenchMemory(t *testing.T) {
 		d.Kill()
 		began := time.Now()
 		d = d.Again()
-		fmt.Printf("memory: started again with %d chunks in %.1f s\n", placed, time.Since(began).Seconds())
+		report(figure{Bench: "memory", What: fmt.Sprintf("started again with %d chunks", placed), Value: time.Since(began).Seconds(), Unit: "s"})
 		tell("started again", placed)
 		read(placed)
 		return tell("started again and read", placed)
@@ -76,5 +77,5 @@ func TestBenchMemory(t *testing.T) {
 	place(some, chunks)
 	tell("written", chunks)
 	many := again(chunks)
-	fmt.Printf("memory: %.0f bytes for each chunk placed beyond what the caches hold\n", float64(many-few)/(chunks-some))
+	report(figure{Bench: "memory", What: "each chunk placed beyond what the caches hold", Value: float64(many-few) / (chunks - some), Unit: "bytes", Goal: 64, AtMost: true})
 }

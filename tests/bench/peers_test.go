@@ -105,9 +105,17 @@ func TestBenchPeers(t *testing.T) {
 				cpu[s.name] = append(cpu[s.name], (s.cpu(t)-before)/ops*1e6)
 			}
 		}
-		best := max(median(iops["qemu-nbd"]), median(iops["nbdkit"]))
-		fmt.Printf("peers %-9s bs=%4dK depth=%2d conns=%d: ballast %7.0f/s = %.2fx the better peer (qemu-nbd %.0f, nbdkit %.0f); cpu per op, us: ballast %.1f, qemu-nbd %.1f, nbdkit %.1f\n",
-			j.rw, j.bs>>10, j.depth, j.jobs, median(iops["ballast"]), median(iops["ballast"])/best, median(iops["qemu-nbd"]), median(iops["nbdkit"]),
-			median(cpu["ballast"]), median(cpu["qemu-nbd"]), median(cpu["nbdkit"]))
+		ours := median(iops["ballast"])
+		peers := map[string]float64{}
+		best := 0.0
+		for _, s := range servers {
+			peers[s.name+" us of CPU"] = median(cpu[s.name])
+			if s.name != "ballast" {
+				peers[s.name+" per s"] = median(iops[s.name])
+				best = max(best, median(iops[s.name]))
+			}
+		}
+		report(figure{Bench: "peers", What: fmt.Sprintf("%s %dK, depth %d, %d connections", j.rw, j.bs>>10, j.depth, j.jobs),
+			Value: ours, Unit: "per s", Ratio: ours / best, Against: "the better peer", Goal: 1, More: peers})
 	}
 }

@@ -94,8 +94,8 @@ func TestBenchUnequal(t *testing.T) {
 				for _, rw := range []string{"write", "read"} {
 					r := job{rw: rw, bs: sh.bs, depth: sh.depth, uri: d.URI("e"), size: size, fsync: rw == "write"}.run(t)
 					b := bound(alone[rw], rw, copies)
-					fmt.Printf("unequal copies=%d %-5s bs=%4dK depth=%2d: %6.1f MiB/s = %5.1f %% of the bound %.1f (disks alone %s)\n",
-						copies, rw, sh.bs>>10, sh.depth, r.bytesPerSecond/mib, 100*r.bytesPerSecond/b, b/mib, rates(alone[rw]))
+					report(figure{Bench: "unequal", What: fmt.Sprintf("%d copies, %s %dK, depth %d", copies, rw, sh.bs>>10, sh.depth),
+						Value: r.bytesPerSecond / mib, Unit: "MiB/s", Ratio: r.bytesPerSecond / b, Against: "the bound of disks of " + rates(alone[rw]), Goal: 0.95})
 				}
 			}
 		})
@@ -140,8 +140,8 @@ func TestBenchTrouble(t *testing.T) {
 				close(stop)
 				<-ended
 				b := bound(rest, rw, 1)
-				fmt.Printf("trouble %-6s %-5s copies=%d: %6.1f MiB/s = %5.1f %% of what the other disks do, %.1f\n",
-					kind, rw, copies, r.bytesPerSecond/mib, 100*r.bytesPerSecond/b, b/mib)
+				report(figure{Bench: "trouble", What: fmt.Sprintf("%s disk, %d copies, %s", kind, copies, rw),
+					Value: r.bytesPerSecond / mib, Unit: "MiB/s", Ratio: r.bytesPerSecond / b, Against: "the other disks", Goal: 0.9})
 			})
 		}
 	}
@@ -186,7 +186,7 @@ func TestBenchBtrfs(t *testing.T) {
 			t.Cleanup(func() { ds.free(t) })
 			for _, rw := range []string{"write", "read"} {
 				r := job{rw: rw, bs: 1 << 20, depth: 8, file: dir + "/f", size: 600 * mib, fsync: true}.run(t)
-				fmt.Printf("unequal btrfs %s %-5s bs=1024K depth= 8: %6.1f MiB/s\n", raid, rw, r.bytesPerSecond/mib)
+				report(figure{Bench: "unequal", What: fmt.Sprintf("btrfs %s, %s 1024K, depth 8", raid, rw), Value: r.bytesPerSecond / mib, Unit: "MiB/s"})
 			}
 		})
 	}
