@@ -32,6 +32,7 @@ type Illness struct {
 	Every time.Duration // begins a Stall
 	Hang  bool          // nothing is answered until another Illness is set
 	Fail  bool          // everything is an I/O error
+	Flush time.Duration // what a flush takes besides
 	// FailReads are ranges of 4 KiB that cannot be read.
 	FailReads []int64
 }
@@ -276,5 +277,9 @@ func (d *sickDisk) Write(_ context.Context, _ fs.FileHandle, p []byte, off int64
 }
 
 func (d *sickDisk) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
+	d.mu.Lock()
+	took := d.i.Flush
+	d.mu.Unlock()
+	time.Sleep(took)
 	return d.suffer(0)
 }
