@@ -119,7 +119,10 @@ var illnesses = []illness{
 		t.Logf("found after %v", w.await("found", 40*time.Second, w.is("d3", "slow")))
 		<-time.After(15 * time.Second)
 		w.well(2)
-		t.Logf("back after %v", w.await("back", 3*time.Minute, w.is("d3", "online")))
+		wasSlow := w.is("d3", "slow")
+		judged := w.await("judged well", 2*time.Minute, func(s status) bool { return !wasSlow(s) })
+		missed := w.status().Degraded
+		t.Logf("judged well after %v, back %v later: %d chunks had missed something", judged, w.await("back", 3*time.Minute, w.is("d3", "online")), missed)
 	}},
 	{"stalls", func(t *testing.T, w *ward) {
 		w.sick[2].Set(harness.Illness{Rate: wellRates[2], Stall: 300 * time.Millisecond, Every: 3 * time.Second})
