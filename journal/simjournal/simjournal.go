@@ -299,6 +299,23 @@ func (j *Journal) ScanFrom(from journal.Key, fn func(journal.Key, []byte) error)
 	return nil
 }
 
+// Cuts is as in journal.Store: it parts the records of a space into four.
+func (j *Journal) Cuts(space journal.Space) (cuts []journal.Key, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var keys []journal.Key
+	for k := range j.records {
+		if k.Space() == space {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b journal.Key) int { return slices.Compare(a[:], b[:]) })
+	for i := 1; i < 4 && len(keys) >= 4; i++ {
+		cuts = append(cuts, keys[len(keys)*i/4])
+	}
+	return cuts, nil
+}
+
 // State is as in journal.Journal.
 func (j *Journal) State() journal.State {
 	j.mu.Lock()

@@ -23,6 +23,7 @@ import (
 var (
 	journalRecords = flag.Int("journal-records", 1_000_000, "chunk records of TestBenchJournalOpen")
 	journalDir     = flag.String("journal-dir", "", "where TestBenchJournalOpen makes its journal; default is the directory for temporary files")
+	copyDir        = flag.String("journal-copy-dir", "", "where its copy is; default is beside the journal")
 )
 
 // fileArea is a journal area that fills a file.
@@ -69,6 +70,10 @@ func TestBenchJournalOpen(t *testing.T) {
 	})
 
 	path := dir + "/disk"
+	if *copyDir != "" {
+		path = *copyDir + "/ballast-bench-disk"
+		t.Cleanup(func() { os.Remove(path) })
+	}
 	require.NoError(t, devices.CreateFile(path, (int64(n)*1300+64<<20)&^4095))
 	f, err := devices.Open(path, devices.FileOptions{})
 	require.NoError(t, err)
