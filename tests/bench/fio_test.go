@@ -45,6 +45,9 @@ type job struct {
 	uri     string // NBD, or
 	file    string // a device
 	fsync   bool   // flush at the end, within the time
+	rate    int    // requests per second at most; 0: no limit
+
+	readShare int // of randrw, in percent; the result is of the reads alone, but for bytesPerSecond
 }
 
 // result is what fio measured.
@@ -72,6 +75,14 @@ func (j job) run(t testing.TB) result {
 	}
 	if j.seconds > 0 {
 		args = append(args, fmt.Sprintf("--runtime=%d", j.seconds), "--time_based", fmt.Sprintf("--ramp_time=%d", j.ramp))
+	}
+	if j.readShare > 0 {
+		args = append(args, fmt.Sprintf("--rwmixread=%d", j.readShare))
+	}
+	if reads := j.rate * j.readShare / 100; reads > 0 {
+		args = append(args, fmt.Sprintf("--rate_iops=%d,%d", reads, j.rate-reads), "--rate_process=poisson")
+	} else if j.rate > 0 {
+		args = append(args, fmt.Sprintf("--rate_iops=%d", j.rate), "--rate_process=poisson")
 	}
 	if j.fsync {
 		args = append(args, "--end_fsync=1")
@@ -109,6 +120,9 @@ func (j job) run(t testing.TB) result {
 		dir = p.Write
 	}
 	r := result{bytesPerSecond: dir.BW, iops: dir.IOPS, p99: dir.Clat.Percentile["99.000000"] / 1e9, cpu: (p.UsrCPU + p.SysCPU) / 100}
+	if j.readShare > 0 {
+		r.bytesPerSecond += p.Write.BW
+	}
 	if j.fsync && j.seconds == 0 && p.JobRuntime > 0 {
 		// The time of the closing flush counts: data that only stands in RAM is not written.
 		r.bytesPerSecond = dir.IOBytes / (p.JobRuntime / 1000)
