@@ -37,6 +37,8 @@ const (
 	maxInflight = 1 << 30
 	// readAhead is how far the kernel reads ahead of a program, in KiB.
 	readAhead = 4096
+	// dirtyRatio is the part of the kernel's limit of unwritten data that ours may be, in percent.
+	dirtyRatio = 10
 )
 
 // capabilities that go-fuse does not ask for by itself.
@@ -185,17 +187,19 @@ func mountError(dir string, err error) error {
 	return fmt.Errorf("mounting on %s: %w", dir, err)
 }
 
-// tune tells the kernel to read far ahead: what a mount may ask for itself is bounded by 128 KiB.
-// Only root may; without, reading is slower.
+// tune tells the kernel to read far ahead, and to hold more that is not written yet: what a mount may ask
+// for itself is bounded by 128 KiB, and by 1 % of what all file systems may hold, at which a single
+// writer is made to wait again and again. Only root may; without, both are slower.
 func (s *Server) tune() {
 	m, ok, err := mountedAt(s.o.Dir)
 	if err != nil || !ok {
 		return
 	}
 	s.device = m.Device
-	path := "/sys/class/bdi/" + m.Device + "/read_ahead_kb"
-	if err := os.WriteFile(path, fmt.Append(nil, readAhead), 0); err != nil {
-		s.o.Logger.Debug("setting the read-ahead of the mount", "error", err)
+	for file, value := range map[string]int{"read_ahead_kb": readAhead, "max_ratio": dirtyRatio} {
+		if err := os.WriteFile("/sys/class/bdi/"+m.Device+"/"+file, fmt.Append(nil, value), 0); err != nil {
+			s.o.Logger.Debug("tuning the mount", "file", file, "error", err)
+		}
 	}
 }
 
