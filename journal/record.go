@@ -49,6 +49,9 @@ type Device struct {
 	// Epoch is the number of the membership change the device last took part in; it also stands
 	// in its label, so that a device that was away is known.
 	Epoch uint64
+	// LabelSeq is the journal's sequence in a label that the device has certainly had. A disk whose
+	// label says less is an older image of it. 0: not noted yet.
+	LabelSeq Seq
 	// Learned speed, in bytes per second and seconds per operation, so that a restart does not
 	// forget it: indexes are write-sequential, write-random, read-sequential, read-random.
 	SecondsPerOp   [4]float64

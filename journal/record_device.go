@@ -11,7 +11,7 @@ func DeviceKey(id uint16) Key { return MakeKey(SpaceDevice, uint64(id), 0) }
 // Device record, part of the format; the ID stands in the key:
 //
 //	0   version of the format (1)
-//	1   state; with areaFollows if the data area stands at the end
+//	1   state; with areaFollows if the data area stands at the end, labelFollows if the label does
 //	2   UUID (16 bytes)
 //	18  size (8)
 //	26  since (12)
@@ -20,11 +20,15 @@ func DeviceKey(id uint16) Key { return MakeKey(SpaceDevice, uint64(id), 0) }
 //	78  seconds per byte (4 x 8)
 //	110 length of the path (2), path, length of the domain (1), domain, length of the reason (2), reason
 //	..  offset (8) and size (8) of the data area, with areaFollows
+//	..  sequence that its label is known to have had (8), with labelFollows
 //	..  CRC32C (4)
 
 // areaFollows is set in the state of records that say where the data area is. A record of a device
 // that has never grown may do without.
 const areaFollows = 0x80
+
+// labelFollows is set in the state of records of devices whose label was noted.
+const labelFollows = 0x40
 
 // Pack returns the record's bytes at key. It panics if the ID is not that of the key, the state
 // is not known, the size is negative, or a text is too long; a longer reason is cut. A learned
@@ -42,6 +46,9 @@ func (d *Device) AppendPack(dst []byte, key Key) []byte {
 	if d.DataSize > 0 {
 		state |= areaFollows
 	}
+	if d.LabelSeq > 0 {
+		state |= labelFollows
+	}
 	dst = append(dst, recordVersion, state)
 	dst = append(dst, d.UUID[:]...)
 	dst = le.AppendUint64(dst, uint64(d.Size))
@@ -55,6 +62,9 @@ func (d *Device) AppendPack(dst []byte, key Key) []byte {
 	if d.DataSize > 0 {
 		dst = le.AppendUint64(dst, uint64(d.DataOff))
 		dst = le.AppendUint64(dst, uint64(d.DataSize))
+	}
+	if d.LabelSeq > 0 {
+		dst = le.AppendUint64(dst, uint64(d.LabelSeq))
 	}
 	return appendCRC(dst, start, &key)
 }
@@ -95,7 +105,7 @@ func ParseDevice(key Key, b []byte) (Device, error) {
 	r := reader{b: f}
 	d := Device{ID: uint16(id)}
 	state := r.u8()
-	d.State = DeviceState(state &^ areaFollows)
+	d.State = DeviceState(state &^ (areaFollows | labelFollows))
 	copy(d.UUID[:], r.take(16))
 	d.Size = int64(r.u64())
 	d.Since = r.time()
@@ -107,6 +117,10 @@ func ParseDevice(key Key, b []byte) (Device, error) {
 	if state&areaFollows != 0 {
 		d.DataOff, d.DataSize = int64(r.u64()), int64(r.u64())
 		r.bad = r.bad || d.DataSize == 0
+	}
+	if state&labelFollows != 0 {
+		d.LabelSeq = Seq(r.u64())
+		r.bad = r.bad || d.LabelSeq == 0
 	}
 	if !r.done() || !d.valid() || id > math.MaxUint16 || rest != 0 {
 		return Device{}, corrupt(key, "fields of a device, %d bytes", len(b))

@@ -465,6 +465,7 @@ func TestRecordsRoundTrip(t *testing.T) {
 		if rapid.Bool().Draw(t, "area") {
 			d.DataOff, d.DataSize = rapid.Int64Range(0, math.MaxInt64).Draw(t, "off"), rapid.Int64Range(1, math.MaxInt64).Draw(t, "size")
 		}
+		d.LabelSeq = Seq(rapid.Uint64().Draw(t, "label"))
 		again, err := ParseDevice(DeviceKey(d.ID), d.Pack(DeviceKey(d.ID)))
 		require.NoError(t, err)
 		require.Equal(t, d, again)

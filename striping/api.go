@@ -12,6 +12,7 @@ import (
 type Member struct {
 	Record journal.Device  // as journaled, but for what its label knows better: path and size
 	Device *devices.Device // nil when it is missing
+	Why    string          // it is missing, where that is known
 	// DataOff and DataSize are the area for slots, in bytes; also of a missing device.
 	DataOff, DataSize int64
 	// WriteLabel stores the volume's anchor and membership on the device; nil for simulated ones.

@@ -122,6 +122,12 @@
 // first, then in its record, and only then takes copies there ([Volume.GrowDevice]); Open makes the
 // record follow a label that a crash left ahead of it.
 //
+// Every 10 s in which the journal got on, at Open and at Close, labels are written, and then the
+// records note what they have (LabelSeq). A label is never older than its note but on an older image
+// of the disk, which whoever opens the devices gives up as missing: what a device missed is known, what
+// an image lacks is not. An image taken since the last note passes for the device; block sums find what
+// it lacks.
+//
 // # On disk
 //
 // Slots hold the chunks' bytes and nothing else; the records in the journal say what they are. A

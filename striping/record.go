@@ -33,24 +33,36 @@ func (v *Volume) loadRecord(m *member) error {
 // saveRecord changes a device's record and commits it. One writer at a time, so that an older
 // record never follows a newer one. What could not be committed goes with the next change.
 func (v *Volume) saveRecord(ctx context.Context, m *member, change func(*journal.Device)) error {
+	return v.saveRecords(ctx, []*member{m}, change)
+}
+
+// saveRecords is saveRecord of several devices in one batch.
+func (v *Volume) saveRecords(ctx context.Context, list []*member, change func(*journal.Device)) error {
 	v.recordLock.Lock()
 	defer v.recordLock.Unlock()
+	b := &journal.Batch{}
+	saved := map[*member]journal.Device{}
 	v.mu.Lock()
-	if m.record.gone || m.left {
-		v.mu.Unlock()
+	for _, m := range list {
+		if m.record.gone || m.left {
+			continue
+		}
+		change(&m.record.now)
+		saved[m] = m.record.now
+		key := journal.DeviceKey(m.record.now.ID)
+		b.Put(key, m.record.now.Pack(key))
+	}
+	v.mu.Unlock()
+	if len(saved) == 0 {
 		return nil
 	}
-	change(&m.record.now)
-	rec := m.record.now
-	v.mu.Unlock()
-	b := &journal.Batch{}
-	key := journal.MakeKey(journal.SpaceDevice, uint64(rec.ID), 0)
-	b.Put(key, rec.Pack(key))
 	if err := v.j.Commit(ctx, b); err != nil {
 		return err
 	}
 	v.mu.Lock()
-	m.record.saved = rec
+	for m, rec := range saved {
+		m.record.saved = rec
+	}
 	v.mu.Unlock()
 	return nil
 }

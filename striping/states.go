@@ -1,6 +1,7 @@
 package striping
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,8 +100,8 @@ func (v *Volume) loadState(m *member) {
 	s, reason := m.Record.State, m.Record.Reason
 	switch {
 	case m.Device == nil:
-		if s != journal.Missing {
-			s, reason = journal.Missing, "it was not found when the volume was opened"
+		if s != journal.Missing || m.Why != "" {
+			s, reason = journal.Missing, cmp.Or(m.Why, "it was not found when the volume was opened")
 		}
 	case s == journal.Missing && !strings.HasPrefix(reason, byOperator):
 		s, reason = journal.Rebuilding, "it is back"

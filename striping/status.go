@@ -1,6 +1,7 @@
 package striping
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -373,14 +374,34 @@ func (v *Volume) writeAnchors() error {
 		return nil
 	}
 	var errs []error
+	var written []*member
 	for _, m := range v.devs() {
 		if m.WriteLabel != nil && m.usable() {
 			if err := m.WriteLabel(m.Record.Epoch, st); err != nil {
 				errs = append(errs, fmt.Errorf("device %v: label: %w", m.id, err))
+				continue
 			}
+			written = append(written, m)
 		}
 	}
+	v.noteLabels(written, st.Seq)
 	return errors.Join(errs...)
+}
+
+// noteLabels journals what labels have durably. It comes after their writing: a crash in between
+// leaves a label newer than what is noted of it, so one that is older is of an older image of the disk.
+// That it failed is told and does no harm: less is noted.
+func (v *Volume) noteLabels(written []*member, seq journal.Seq) {
+	err := v.saveRecords(context.WithoutCancel(v.ctx), written, func(r *journal.Device) { r.LabelSeq = seq })
+	if err != nil {
+		v.log.Info("what the labels have is not noted", "err", err)
+		return
+	}
+	v.anchor.mu.Lock()
+	defer v.anchor.mu.Unlock()
+	if now := v.j.State().Seq; now == seq+1 { // a note alone is no reason to write labels again
+		v.anchor.seq = now
+	}
 }
 
 // fillDeviceStatus adds what the device measures of itself.

@@ -123,7 +123,7 @@ var Codes = map[string]Code{
 	"E_DEVICE_BUSY":      {ExitBusy, "The device is mounted, is in use by the kernel, or another process holds it."},
 	"E_DEVICE_SIGNATURE": {ExitFailed, "The device holds something: a file system, a partition table. --force overwrites it."},
 	"E_DEVICE_MEMBER":    {ExitFailed, "The device belongs to a volume. --force takes it away from there."},
-	"E_DEVICE_STALE":     {ExitFailed, "The device was a member of the volume once; the volume went on without it, and what it holds is no longer true."},
+	"E_DEVICE_STALE":     {ExitFailed, "The device was a member of the volume once; the volume went on without it, and what it holds is no longer true. So it is with an older image of a member, as from a backup."},
 	"E_DEVICE_MISSING":   {ExitFailed, "A device of the volume was not found, and the volume has no other copy of its data."},
 	"E_DEVICE_FILE":      {ExitFailed, "The file to be made is there already, or cannot be made."},
 	"E_DEVICE_LABEL":     {ExitFailed, "The device has no readable ballast label."},

@@ -60,6 +60,11 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 	if err != nil {
 		return c, volumes.JournalRefusal(o.Volume, err)
 	}
+	if len(volumes.JudgeStale(o.Volume, c.opened, records)) > 0 {
+		if err = c.judgeMissing(o.Degraded); err != nil {
+			return c, err
+		}
+	}
 	members, err := c.members(records)
 	if err != nil {
 		return c, err
@@ -93,6 +98,10 @@ func (c *core) judgeMissing(degraded bool) error {
 		}
 		missing++
 		c.log.Warn("device is missing", "device", devices.ID(d.Config.ID).String(), "path", d.Config.Path, "why", d.Fault)
+		if r := (*control.Refusal)(nil); errors.As(d.Fault, &r) {
+			faults = append(faults, r)
+			continue
+		}
 		faults = append(faults, control.Refuse("E_DEVICE_MISSING", "device %s of volume %s was not found: %v", devices.ID(d.Config.ID), c.config.Name, d.Fault).
 			WithTry("attach it; it was last found at %s", d.Config.Path).WithTry("--device PATH, if it is a file that was moved").
 			WithTry("--degraded, to serve the rest: reads of what was on it fail"))
@@ -151,7 +160,11 @@ func (c *core) members(records []journal.Device) ([]striping.Member, error) {
 			}
 			m.DataOff, m.DataSize = layout.DataOff, layout.DataSize
 		}
-		if o := &c.opened[i]; o.File != nil {
+		o := &c.opened[i]
+		if stale := (*control.Refusal)(nil); errors.As(o.Fault, &stale) {
+			m.Why = stale.Message
+		}
+		if o.File != nil {
 			if o.Label.Size < r.Size {
 				return nil, control.Refuse("E_DEVICE_LABEL", "%s: its label says that it has %d bytes, the journal that it has %d: it is from before it grew",
 					o.Config.Path, o.Label.Size, r.Size).WithTry("ballast inspect %s", o.Config.Path)

@@ -202,6 +202,9 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 			record = r
 		}
 	}
+	if stale := volumes.JudgeStale(c.config.Name, found, []journal.Device{record}); len(stale) > 0 {
+		return stale[0]
+	}
 	record.Path = o.Config.Path
 	dev := c.device(&o, &record)
 	if err := c.volume.ReturnDevice(ctx, c.member(&o, record, dev)); err != nil {

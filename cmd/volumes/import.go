@@ -268,6 +268,9 @@ func (p *plan) takeJournal(o ImportOptions, c *Config, opened []Opened, done *Im
 	if err := errors.Join(err, j.Close()); err != nil {
 		return JournalRefusal(c.Name, err)
 	}
+	if stale := JudgeStale(c.Name, opened, records); len(stale) > 0 {
+		return staleMembers(c.Name, stale)
+	}
 	c.Devices = nil
 	for _, r := range records {
 		d := ConfigDevice{ID: r.ID, UUID: r.UUID, Path: r.Path, Size: r.Size, Domain: r.Domain}
@@ -280,6 +283,16 @@ func (p *plan) takeJournal(o ImportOptions, c *Config, opened []Opened, done *Im
 		c.Devices = append(c.Devices, d)
 	}
 	return c.validate()
+}
+
+// staleMembers refuses to import older images of devices among the others.
+func staleMembers(volume string, stale []*control.Refusal) error {
+	faults := control.Refusals(stale)
+	for _, r := range faults {
+		r.Try = nil
+		r.WithTry("import the other devices without it; then rebuild and remove it, and: ballast device add %s PATH --force", volume)
+	}
+	return faults
 }
 
 // readRecords returns the devices as the journal has them, and sets what it says of the volume.

@@ -1,6 +1,9 @@
 package volumes
 
 import (
+	"slices"
+
+	"ballast/cmd/control"
 	"ballast/devices"
 	"ballast/journal"
 )
@@ -43,6 +46,28 @@ func JournalPlaces(opened []Opened) (places []journal.Place) {
 		}
 	}
 	return places
+}
+
+// JudgeStale gives up the devices whose label is older than the one that the journal knows they had:
+// they are older images, as one put back from a backup is, and hold what was true once. A device that
+// was away missed what the journal says it missed, an older image may lack anything.
+func JudgeStale(volume string, opened []Opened, records []journal.Device) (stale []*control.Refusal) {
+	for i := range opened {
+		o := &opened[i]
+		at := slices.IndexFunc(records, func(r journal.Device) bool { return r.UUID == o.Config.UUID })
+		if o.File == nil || at < 0 || journal.Seq(o.Label.Anchor.Seq) >= records[at].LabelSeq {
+			continue
+		}
+		r := control.Refuse("E_DEVICE_STALE", "%s is an older image of device %s of volume %s: its label is of commit %d, the device has had that of commit %d",
+			o.Config.Path, o.Label.ID, volume, o.Label.Anchor.Seq, records[at].LabelSeq).
+			WithTry("put the disk back that was in use last").
+			WithTry("while the volume is served by its other devices: ballast rebuild start %s, then ballast device remove %s %s, then ballast device add %s %s --force",
+				volume, volume, o.Label.ID, volume, o.Config.Path)
+		o.File.Close()
+		o.File, o.Fault = nil, r
+		stale = append(stale, r)
+	}
+	return stale
 }
 
 // Anchors are what the labels of devices say of the journal.

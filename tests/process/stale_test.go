@@ -1,0 +1,103 @@
+package process
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"ballast/tests/harness"
+)
+
+// An older image of a device is put back, as from a backup of the disk: at the next start and at an
+// import it is named and not believed. With copies elsewhere the volume is served without it, and the
+// disk is taken in again as an empty one; without, it is not served. Nobody reads what was true once.
+func TestOlderImageOfADisk(t *testing.T) {
+	harness.Need(t, "nbdcopy")
+	for _, copies := range []int{1, 2} {
+		t.Run(fmt.Sprintf("copies=%d", copies), func(t *testing.T) {
+			env := harness.New(t)
+			disks := volume(t, env, copies)
+			older, newest, out := disks[1]+".older", disks[1]+".newest", filepath.Join(t.TempDir(), "out")
+			d := env.Serve("v")
+			harness.Tool(t, "nbdcopy", "--flush", random(t, 32<<20, 1), d.URI("e"))
+			require.Zero(t, d.Stop())
+			copySparse(t, disks[1], older)
+			d = env.Serve("v")
+			data := random(t, 32<<20, 2)
+			harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+			require.Zero(t, d.Stop())
+			copySparse(t, disks[1], newest)
+			copySparse(t, older, disks[1])
+			image := contents(t, disks[1])
+
+			// It may be in nobody's way when the volume is imported by its other disks.
+			require.NoError(t, os.Rename(env.State, env.State+".kept"))
+			r := env.Command("import", disks[0], disks[1], disks[2])
+			refused(t, r, 1, "E_DEVICE_STALE")
+			require.Contains(t, r.Stderr, disks[1]+" is an older image of device d2")
+			require.Contains(t, r.Stderr, "try: ")
+			entries, err := os.ReadDir(env.State)
+			require.NoError(t, err)
+			require.Empty(t, entries, "a refused import leaves nothing behind")
+			require.NoError(t, os.Remove(env.State))
+			require.NoError(t, os.Rename(env.State+".kept", env.State))
+
+			if copies == 1 {
+				_, err := env.TryServe("v")
+				require.ErrorContains(t, err, "E_DEVICE_STALE")
+				require.ErrorContains(t, err, "try: ")
+				d = env.Serve("v", "--degraded")
+				_, err = harness.Try(t, "nbdcopy", d.URI("e"), out)
+				require.Error(t, err, "what was on it alone cannot be read")
+				require.Zero(t, d.Stop())
+				require.Equal(t, image, contents(t, disks[1]), "nothing is written to it")
+				copySparse(t, newest, disks[1])
+				d = env.Serve("v")
+				harness.Tool(t, "nbdcopy", d.URI("e"), out)
+				requireSame(t, data, out)
+				require.Zero(t, d.Stop())
+				return
+			}
+			d = env.Serve("v")
+			harness.Tool(t, "nbdcopy", d.URI("e"), out)
+			requireSame(t, data, out)
+			require.Contains(t, env.Must("status", "v"), "older image")
+			refused(t, env.Command("device", "online", "v", "d2"), 1, "E_DEVICE_STALE")
+			require.Equal(t, image, contents(t, disks[1]), "nothing is written to it")
+			env.Must("rebuild", "start", "v")
+			await(t, "its copies are written anew", func() bool {
+				var s struct {
+					Degraded int64 `json:"degraded_chunks"`
+				}
+				decode(t, env.Must("status", "v", "--json"), &s)
+				return s.Degraded == 0
+			})
+			harness.Tool(t, "nbdcopy", d.URI("e"), out)
+			requireSame(t, data, out)
+			env.Must("device", "remove", "v", "d2")
+			env.Must("device", "add", "v", disks[1], "--force") // all of it counts as empty now
+			require.Zero(t, d.Stop())
+			d = env.Serve("v")
+			require.Regexp(t, `d4 .*online`, env.Must("device", "ls", "v"))
+			harness.Tool(t, "nbdcopy", d.URI("e"), out)
+			requireSame(t, data, out)
+			require.Zero(t, d.Stop())
+		})
+	}
+}
+
+func copySparse(t *testing.T, from, to string) {
+	t.Helper()
+	harness.Tool(t, "cp", "--sparse=always", from, to)
+}
+
+// contents returns a file's checksum.
+func contents(t *testing.T, path string) string {
+	t.Helper()
+	sum, _, _ := strings.Cut(harness.Tool(t, "sha256sum", path), " ")
+	return sum
+}
