@@ -74,12 +74,13 @@ func (m *modelSession) point() {
 	}
 }
 
-// slow makes some operations of a device slower than a commit of the store.
+// slow makes some operations of a device slower than a commit of the store. Nothing is ordered by it:
+// it is the device's service time, and the run is right with any.
 func (m *modelSession) slow() {
 	m.mu.Lock()
 	d := max(0, time.Duration(m.rng.IntN(8)-4)*time.Millisecond)
 	m.mu.Unlock()
-	time.Sleep(d)
+	<-time.After(d)
 }
 
 func (m *modelSession) take() {
