@@ -5,6 +5,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X ballast/cmd/control.Version=$(VERSION)
 FUZZTIME ?= 30s
 COUNT    ?= 1
+BENCHES  ?= Unequal|Trouble|Peers|JournalCopies
 
 export PATH := $(PATH):/usr/local/go/bin
 export GOFLAGS := -buildvcs=false
@@ -39,9 +40,11 @@ race: ## every package's tests under the race detector, twice, the second time o
 fuzz: ## each fuzz test for FUZZTIME (30s)
 	@tests/run.sh fuzz $(FUZZTIME)
 
-bench: ## throughput and latency beside other servers, each figure printed as it is measured
-	$(GO) test -tags bench -v -count=$(COUNT) -timeout 2h ./tests/bench
-	$(GO) test -run '^$$' -bench . -benchtime 1s -count=$(COUNT) ./...
+bench: ## speed beside disks and other servers, as a table and in bench.json; FULL=1: also scale, memory and micro-benchmarks
+	@tests/install-tools.sh bench
+	BALLAST_BENCH_JSON=$(CURDIR)/bench.json $(GO) test -tags bench -count=$(COUNT) -timeout 3h \
+	  $(if $(FULL),,-short -run 'Table|$(BENCHES)') ./tests/bench
+	$(if $(FULL),$(GO) test -run '^$$' -bench . -benchtime 1s -count=$(COUNT) ./...)
 
 torture: ## the long versions of the crash, fault and corruption tests, and a guest kernel
 	@tests/install-tools.sh torture

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the programs that the tests talk to, as Debian packages, when run by root. Does nothing,
-# and needs no network, when all of them are there. With the argument torture, what only make torture
-# needs comes too.
+# and needs no network, when all of them are there. With the argument torture or bench, what only
+# that target needs comes too.
 set -euo pipefail
 
 declare -A package=(
@@ -11,9 +11,10 @@ declare -A package=(
   [fusermount3]=fuse3 [setfacl]=acl [getfattr]=attr [rsync]=rsync [restic]=restic [borg]=borgbackup
   [sqlite3]=sqlite3 [stress-ng]=stress-ng [setpriv]=util-linux [tar]=tar [diff]=diffutils
 )
-if [ "${1:-}" = torture ]; then
-  package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [cpio]=cpio)
-fi
+case "${1:-}" in
+torture) package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [cpio]=cpio) ;;
+bench) package+=([mergerfs]=mergerfs [find]=findutils) ;;
+esac
 export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()

@@ -59,10 +59,13 @@ func startPeer(t testing.TB, name string, args func(socket string) []string) ser
 	return server{name: name, pid: cmd.Process.Pid, uri: "nbd+unix:///?socket=" + socket, stop: stop}
 }
 
-// rounds is how often each side has its turn: $BALLAST_BENCH_ROUNDS, n unless set.
+// rounds is how often each side has its turn: $BALLAST_BENCH_ROUNDS; n unless set, or 1 in a short run.
 func rounds(n int) int {
 	if set, err := strconv.Atoi(os.Getenv("BALLAST_BENCH_ROUNDS")); err == nil {
 		return set
+	}
+	if testing.Short() {
+		return 1
 	}
 	return n
 }
