@@ -99,8 +99,9 @@ func TestBenchJournalCopies(t *testing.T) {
 			at += mib
 		}
 		a, b := quantiles(took[with]), quantiles(took[without])
-		fmt.Printf("flush of %d KiB of new data, two copies: with copies of the journal p50 %v p99 %v, without %v %v: %.2fx, %.2fx\n",
-			size>>10, a[0], a[1], b[0], b[1], float64(a[0])/float64(b[0]), float64(a[1])/float64(b[1]))
+		report(figure{Bench: "journal", What: fmt.Sprintf("flush of %d KiB of new data, two copies", size>>10), Value: milliseconds(a[0]), Unit: "ms",
+			Ratio: float64(a[0]) / float64(b[0]), Against: "without copies of the journal", Goal: 1.3, AtMost: true,
+			More: map[string]float64{"p99 ms": milliseconds(a[1]), "p99 ms without": milliseconds(b[1])}})
 	}
 	amplification := func(what string, n, size int, next func() int64) {
 		before, bytes := with.store.Copies().Written, with.store.Stats().Bytes
@@ -109,8 +110,8 @@ func TestBenchJournalCopies(t *testing.T) {
 		}
 		require.NoError(t, with.export.Sync(context.Background()))
 		of := func(bytes int64) float64 { return 100 * float64(bytes) / float64(n*size) }
-		fmt.Printf("%s: %.3f %% of it written to 3 copies of the journal, %.3f %% committed to it\n", what,
-			of(with.store.Copies().Written-before), of(int64(with.store.Stats().Bytes-bytes)))
+		report(figure{Bench: "journal", What: what + ", written to 3 copies of the journal", Value: of(with.store.Copies().Written - before), Unit: "% of the data",
+			Goal: 0.5, AtMost: true, More: map[string]float64{"% committed": of(int64(with.store.Stats().Bytes - bytes))}})
 	}
 	next := func() int64 {
 		at += mib
@@ -126,3 +127,5 @@ func quantiles(d []time.Duration) [2]time.Duration {
 	slices.Sort(d)
 	return [2]time.Duration{d[len(d)/2], d[len(d)*99/100]}
 }
+
+func milliseconds(d time.Duration) float64 { return 1000 * d.Seconds() }

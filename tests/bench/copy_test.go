@@ -61,7 +61,8 @@ func TestBenchCopy(t *testing.T) {
 			copied := filepath.Join(dir, "copied")
 			tell := func(what, rw string, rate float64) {
 				b := bound(alone[rw], rw, copies)
-				fmt.Printf("copy copies=%d %s: %6.1f MiB/s = %5.1f %% of the bound %.1f (disks alone %s)\n", copies, what, size*rate/mib, 100*size*rate/b, b/mib, rates(alone[rw]))
+				report(figure{Bench: "copy", What: fmt.Sprintf("%d copies, %s", copies, what), Value: size * rate / mib, Unit: "MiB/s",
+					Ratio: size * rate / b, Against: "the bound of disks of " + rates(alone[rw]), Goal: 0.95})
 			}
 			tell("cp and sync", "write", perSecond(1, func() {
 				harness.Tool(t, "cp", source, copied)
@@ -119,5 +120,6 @@ func TestBenchRestic(t *testing.T) {
 		}
 	}
 	ours, theirs := median(took[0]), median(took[1])
-	fmt.Printf("restic backup: ballast %.2f s, ext4 on a disk of %d MiB/s %.2f s = %.2fx its speed\n", ours, limits[2]/mib, theirs, theirs/ours)
+	report(figure{Bench: "restic", What: "backup", Value: ours, Unit: "s", Ratio: ours / theirs, Against: fmt.Sprintf("ext4 on a disk of %d MiB/s", limits[2]/mib),
+		Goal: 1, AtMost: true, More: map[string]float64{"s on ext4": theirs}})
 }

@@ -80,6 +80,9 @@ func TestBenchFiles(t *testing.T) {
 	}
 }
 
+// goals are the least ratios to the other systems; ext4 is in the kernel, and only shown.
+var goals = map[string]float64{"ceiling": 0.8, "mergerfs": 1}
+
 func measureLine(t *testing.T, systems []system, name string, work float64, unit string, run func(*testing.T, system) float64) {
 	rates, cpu := make([][]float64, len(systems)), make([][]float64, len(systems))
 	for range rounds(3) {
@@ -89,20 +92,22 @@ func measureLine(t *testing.T, systems []system, name string, work float64, unit
 			cpu[i] = append(cpu[i], (cpuOf(s.pid)-before)/work)
 		}
 	}
-	var out bytes.Buffer
-	fmt.Fprintf(&out, "%-18s", name)
 	ours := median(rates[0])
+	more := map[string]float64{}
 	for i, s := range systems {
-		r := median(rates[i])
-		fmt.Fprintf(&out, "  %s %.4g %s", s.name, r, unit)
+		more[s.name] = median(rates[i])
 		if s.pid != 0 {
-			fmt.Fprintf(&out, " (%.3g ms CPU each)", 1000*median(cpu[i]))
+			more[s.name+" ms of CPU"] = 1000 * median(cpu[i])
 		}
-		if i > 0 {
-			fmt.Fprintf(&out, " = %.2fx", ours/r)
+		if i == 0 {
+			continue
 		}
+		f := figure{Bench: "files", What: name, Value: ours, Unit: unit, Ratio: ours / median(rates[i]), Against: s.name, Goal: goals[s.name]}
+		if i == len(systems)-1 {
+			f.More = more
+		}
+		report(f)
 	}
-	t.Log(out.String())
 }
 
 // cpuOf is how many seconds of CPU a process has used.

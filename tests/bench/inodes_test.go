@@ -35,7 +35,12 @@ func TestBenchInodes(t *testing.T) {
 	require.NoError(t, os.Mkdir(many, 0o755))
 	tell := func(what string, rate float64) {
 		all, anonymous := resident(t, d.Pid)
-		fmt.Printf("inodes: %d in one directory, %s: %.0f/s, %d MiB resident, %d MiB of it its own\n", n, what, rate, all>>20, anonymous>>20)
+		f := figure{Bench: "inodes", What: fmt.Sprintf("%d in one directory, %s", n, what), Value: float64(all) / mib, Unit: "MiB resident",
+			Goal: 400, AtMost: true, More: map[string]float64{"MiB of its own": float64(anonymous) / mib}}
+		if rate > 0 {
+			f.More["per s"] = rate
+		}
+		report(f)
 	}
 	tell("nothing made yet", 0)
 	path := func(i int) string { return filepath.Join(many, fmt.Sprintf("file-%08d", i)) }
@@ -59,7 +64,7 @@ func TestBenchInodes(t *testing.T) {
 	require.Zero(t, d.Stop())
 	began := time.Now()
 	d = d.Again()
-	fmt.Printf("inodes: served again after %.1f s\n", time.Since(began).Seconds())
+	report(figure{Bench: "inodes", What: "served again", Value: time.Since(began).Seconds(), Unit: "s"})
 	tell("opened", 0)
 	looked := min(n, 100_000)
 	tell("looked up at random", perSecond(looked, func() {

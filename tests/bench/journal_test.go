@@ -134,6 +134,6 @@ func phase(t *testing.T, n int, what string, f func()) {
 	took := time.Since(start).Seconds()
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &after))
 	cpu := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
-	fmt.Printf("journal of %d chunks %s: %.2f s, %.2f s per million (%.2f s of this process)\n",
-		n, what, took, took*1e6/float64(n), cpu.Seconds())
+	report(figure{Bench: "journal", What: fmt.Sprintf("of %d chunks, %s", n, what), Value: took, Unit: "s",
+		More: map[string]float64{"s per million": took * 1e6 / float64(n), "s of CPU": cpu.Seconds()}})
 }
