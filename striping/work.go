@@ -180,6 +180,7 @@ const fruitlessPasses = 4
 func (v *Volume) runMoves(ctx context.Context, j *job) error {
 	least, fruitless := int64(math.MaxInt64), 0
 	for {
+		rebuilding := v.catchingUp()
 		if err := v.commitWritten(ctx); err != nil { // what the journal does not know yet is found by no scan
 			return err
 		}
@@ -189,6 +190,9 @@ func (v *Volume) runMoves(ctx context.Context, j *job) error {
 			return err
 		}
 		if chunks == 0 {
+			if j.rec.Kind == journal.JobRebuild {
+				v.rebuilt(rebuilding)
+			}
 			v.finishMoves(j)
 			return nil
 		}
@@ -372,10 +376,7 @@ const movesPerDevice = 8
 // finishMoves draws the conclusions from a job that has nothing left to do.
 func (v *Volume) finishMoves(j *job) {
 	v.setUrgency(&job{}, false)
-	switch {
-	case j.rec.Kind == journal.JobRebuild:
-		v.rebuilt()
-	case j.empties():
+	if j.empties() {
 		for _, d := range j.rec.Devices {
 			if m := v.dev(devices.ID(d)); m != nil && !m.left {
 				if s, _ := v.stateOf(m); s == journal.Draining {
@@ -388,10 +389,26 @@ func (v *Volume) finishMoves(j *job) {
 	v.recount()
 }
 
-// rebuilt has the devices that were catching up take part fully.
-func (v *Volume) rebuilt() {
+// catchingUp returns the devices that are catching up, and since when.
+func (v *Volume) catchingUp() map[*member]time.Time {
+	list := map[*member]time.Time{}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	for _, m := range v.devs() {
-		if s, reason := v.stateOf(m); s == journal.Rebuilding {
+		if m.state == journal.Rebuilding {
+			list[m] = m.since
+		}
+	}
+	return list
+}
+
+// rebuilt has devices that were catching up take part fully. The list is of before the scan that found
+// nothing left to do: it says nothing of a device that came back since.
+func (v *Volume) rebuilt(list map[*member]time.Time) {
+	now := v.catchingUp()
+	for m, since := range list {
+		if at, is := now[m]; is && at.Equal(since) {
+			_, reason := v.stateOf(m)
 			if reason != byOperator {
 				reason = ""
 			}
@@ -406,10 +423,9 @@ func (v *Volume) startRebuild() bool {
 	t := &v.jobs
 	v.rebuildDue.Store(false)
 	state := v.health.degraded.Load()
-	rebuilding := false
+	rebuilding := v.catchingUp()
 	v.mu.Lock()
 	for _, m := range v.devs() {
-		rebuilding = rebuilding || m.state == journal.Rebuilding
 		if m.state == journal.Failed || m.state == journal.Missing && time.Since(m.since) >= missingGrace {
 			state += 1 << 40
 		}
@@ -420,7 +436,7 @@ func (v *Volume) startRebuild() bool {
 	busy := slices.ContainsFunc(t.list, func(j *job) bool { return j.rec.Kind == journal.JobRebuild && !j.over() })
 	t.looked = state
 	t.mu.Unlock()
-	if busy || !rebuilding && (known || state == 0) {
+	if busy || len(rebuilding) == 0 && (known || state == 0) {
 		return false
 	}
 	if err := v.commitWritten(t.ctx); err != nil {
@@ -431,9 +447,7 @@ func (v *Volume) startRebuild() bool {
 		return false
 	}
 	if chunks == 0 {
-		if rebuilding {
-			v.rebuilt()
-		}
+		v.rebuilt(rebuilding)
 		return false
 	}
 	_, err = v.addJob(t.ctx, journal.Job{Kind: journal.JobRebuild, Total: uint64(bytes), Reason: fmt.Sprintf("%d chunks have fewer good copies than asked for", chunks)})
