@@ -75,6 +75,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 	f.StringVar(&o.Stdio, "stdio", "", "serve this export to one client on standard input and output, then end")
 	f.StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
 	f.BoolVar(&o.Degraded, "degraded", false, "serve a volume of one copy although devices are missing; reads of what is on them fail")
+	f.BoolVar(&o.AcceptStale, "accept-stale", false, "take a disk for what it was although it is an older image; reads of blocks that it lost fail")
 	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what the journal's copies on the devices have")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
 	f.BoolVar(&watch, "watch", false, "show the status until the end")

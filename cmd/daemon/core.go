@@ -60,7 +60,7 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 	if err != nil {
 		return c, volumes.JournalRefusal(o.Volume, err)
 	}
-	if len(volumes.JudgeStale(o.Volume, c.opened, records)) > 0 {
+	if !o.AcceptStale && len(volumes.JudgeStale(o.Volume, c.opened, records)) > 0 {
 		if err = c.judgeMissing(o.Degraded); err != nil {
 			return c, err
 		}

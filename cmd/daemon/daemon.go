@@ -47,6 +47,7 @@ type Options struct {
 
 	Look          []string      // more paths to look for devices at
 	Degraded      bool          // serve a volume of one copy with devices missing
+	AcceptStale   bool          // serve with older images of devices
 	ReadOnly      bool          // of all exports
 	DirtyLimit    int64         // bytes; 0: default
 	CacheBytes    int64         // bytes; 0: default

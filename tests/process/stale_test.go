@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"ballast/nbd/wire"
 	"ballast/tests/harness"
+	"ballast/tests/nbdclient"
 )
 
 // An older image of a device is put back, as from a backup of the disk: at the next start and at an
@@ -60,6 +63,15 @@ func TestOlderImageOfADisk(t *testing.T) {
 				harness.Tool(t, "nbdcopy", d.URI("e"), out)
 				requireSame(t, data, out)
 				require.Zero(t, d.Stop())
+
+				copySparse(t, older, disks[1]) // and nothing else is left of it
+				d = env.Serve("v", "--accept-stale")
+				has, lost := readsOf(t, d.NBD, data)
+				require.Positive(t, has)
+				require.Positive(t, lost)
+				require.Zero(t, d.Stop())
+				d = env.Serve("v") // the disk has the label of now
+				require.Zero(t, d.Stop())
 				return
 			}
 			d = env.Serve("v")
@@ -88,6 +100,28 @@ func TestOlderImageOfADisk(t *testing.T) {
 			require.Zero(t, d.Stop())
 		})
 	}
+}
+
+// readsOf counts the blocks of export e that are read as they are in the file data, and those that are
+// not read at all. There must be no others.
+func readsOf(t *testing.T, socket, data string) (has, lost int) {
+	t.Helper()
+	want, err := os.ReadFile(data)
+	require.NoError(t, err)
+	c, err := nbdclient.Dial("unix", socket, "e")
+	require.NoError(t, err)
+	defer c.Close()
+	p := make([]byte, 64<<10)
+	for off := 0; off < len(want); off += len(p) {
+		if err := c.Read(p, int64(off)); err != nil {
+			require.Equal(t, wire.EIO, nbdclient.ErrnoOf(err))
+			lost++
+			continue
+		}
+		require.True(t, bytes.Equal(want[off:off+len(p)], p), "at %d", off)
+		has++
+	}
+	return has, lost
 }
 
 func copySparse(t *testing.T, from, to string) {
