@@ -42,7 +42,7 @@ fuzz: ## each fuzz test for FUZZTIME (30s)
 
 bench: ## speed beside disks and other servers, as a table and in bench.json; FULL=1: also scale, memory and micro-benchmarks
 	@tests/install-tools.sh bench
-	BALLAST_BENCH_JSON=$(CURDIR)/bench.json $(GO) test -tags bench -count=$(COUNT) -timeout 3h \
+	BALLAST_BENCH_JSON=$(CURDIR)/bench.json $(GO) test -tags bench -v -count=$(COUNT) -timeout 3h \
 	  $(if $(FULL),,-short -run 'Table|$(BENCHES)') ./tests/bench
 	$(if $(FULL),$(GO) test -run '^$$' -bench . -benchtime 1s -count=$(COUNT) ./...)
 
