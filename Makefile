@@ -5,7 +5,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS  := -s -w -X ballast/cmd/control.Version=$(VERSION)
 FUZZTIME ?= 30s
 COUNT    ?= 1
-BENCHES  ?= Unequal|Trouble|Peers|JournalCopies
+BENCHES  ?= Unequal|Btrfs|Trouble|Peers|JournalCopies
 
 export PATH := $(PATH):/usr/local/go/bin
 export GOFLAGS := -buildvcs=false

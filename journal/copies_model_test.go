@@ -80,7 +80,7 @@ func (m *modelSession) slow() {
 	m.mu.Lock()
 	d := max(0, time.Duration(m.rng.IntN(8)-4)*time.Millisecond)
 	m.mu.Unlock()
-	<-time.After(d)
+	time.Sleep(d)
 }
 
 func (m *modelSession) take() {

@@ -117,3 +117,35 @@ func TestNoStoreIsMadeOfADamagedRing(t *testing.T) {
 		}
 	}
 }
+
+// TestBuild: what was built is a journal like any other; records that do not come by key are refused,
+// and nothing is left that would pass for a journal.
+func TestBuild(t *testing.T) {
+	b, dir := put(0, 500, "built"), filepath.Join(t.TempDir(), "journal")
+	add := func(order func(i int) int) func(func(journal.Key, []byte) error) error {
+		return func(add func(journal.Key, []byte) error) error {
+			for i := range b.Ops {
+				op := b.Ops[order(i)]
+				if err := add(op.Key, op.Value); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	require.NoError(t, journal.Build(dir, volume, add(func(i int) int { return i })))
+	s := open(t, dir)
+	m := model{}
+	m.apply(b)
+	require.True(t, equalContents(t, s, m))
+	m.commit(t, s, put(100, 600, "after that"))
+	require.NoError(t, s.Close())
+	s = open(t, dir)
+	require.True(t, equalContents(t, s, m))
+	require.NoError(t, s.Close())
+
+	wrong := filepath.Join(t.TempDir(), "journal")
+	require.Error(t, journal.Build(wrong, volume, add(func(i int) int { return len(b.Ops) - 1 - i })))
+	_, err := journal.Open(wrong, journal.Options{UUID: volume})
+	require.Error(t, err)
+}

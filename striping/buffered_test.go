@@ -3,6 +3,7 @@ package striping
 import (
 	"bytes"
 	"context"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -158,6 +159,74 @@ func TestWhatIsOldFlows(t *testing.T) {
 		}
 		require.Less(t, steps, 10_000)
 		require.LessOrEqual(t, most, int64(8<<20/16+blockSize))
+		e.Close()
+		require.NoError(t, r.close())
+	})
+}
+
+// TestNothingIsVolatileForLong: what was written FlushInterval ago is there after a power cut, without
+// any flush, whenever it was written between two background commits and however busy its chunk is.
+func TestNothingIsVolatileForLong(t *testing.T) {
+	const interval = 4 * time.Second
+	for _, phase := range []time.Duration{0, interval / 8, 3 * interval / 8, interval / 2, 7 * interval / 8} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, rigConfig{timing: gentle, opts: Options{WriteAge: time.Hour, FlushInterval: interval}})
+			require.NoError(t, r.v.CreateExport(t.Context(), "e", 4<<20))
+			e := r.export("e")
+			time.Sleep(phase + time.Millisecond)
+			written := map[int]time.Time{}
+			for block := range 16 * 15 {
+				if block%16 == 15 {
+					continue // no chunk is whole
+				}
+				require.NoError(t, e.WriteAt(t.Context(), stamped(block, 1, 1), int64(block)*blockSize, false))
+				written[block] = time.Now()
+				time.Sleep(50 * time.Millisecond)
+			}
+			cut := time.Now()
+			e.Close()
+			r.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone)
+			r.open()
+			e = r.export("e")
+			old := 0
+			for block, at := range written {
+				if cut.Sub(at) < interval+100*time.Millisecond { // and some time for the disks
+					continue
+				}
+				old++
+				p := make([]byte, blockSize)
+				require.NoError(t, e.ReadAt(t.Context(), p, int64(block)*blockSize))
+				require.True(t, bytes.Equal(stamped(block, 1, 1), p), "block %d, written %v before the cut", block, cut.Sub(at))
+			}
+			require.Greater(t, old, 50)
+			e.Close()
+			require.NoError(t, r.close())
+		})
+	}
+}
+
+// TestBudgetGrowsWhenItPresses: disks that are fast are given more to gather once that is known and
+// needed, not at the next background commit.
+func TestBudgetGrowsWhenItPresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const chunks = 1200
+		r := newRig(t, rigConfig{size: 256 << 20, chunk: 128 << 10, timing: simdisk.SSD(2e9, 2e9), opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour}})
+		r.v.dirty.limit = leastDirty
+		require.NoError(t, r.v.CreateExport(t.Context(), "e", chunks*128<<10))
+		e := r.export("e")
+		p := make([]byte, 124<<10)
+		for chunk := range chunks {
+			require.NoError(t, e.WriteAt(t.Context(), p, int64(chunk)*128<<10, false))
+			time.Sleep(time.Millisecond)
+		}
+		limit := func() float64 {
+			r.v.dirty.mu.Lock()
+			defer r.v.dirty.mu.Unlock()
+			return float64(r.v.dirty.limit)
+		}
+		grown := limit()
+		r.v.sizeBudget()
+		require.InEpsilon(t, limit(), grown, 0.3)
 		e.Close()
 		require.NoError(t, r.close())
 	})

@@ -126,8 +126,8 @@
 // records note what they have (LabelSeq). A label is never older than its note but on an older image
 // of the disk, which whoever opens the devices gives up as missing: what a device missed is known, what
 // an image lacks is not. (Unless they are told to take it all the same: a disk that says it wrote a label
-// and loses it may be the only one to have the rest.) An image taken since the last note passes for the device; block sums find what
-// it lacks.
+// and loses it may be the only one to have the rest.) An image taken since the last note passes for the
+// device; block sums find what it lacks.
 //
 // # On disk
 //

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"strings"
@@ -291,8 +292,9 @@ func mountedFile(path string) (volume string, inode uint64, err error) {
 		return "", 0, control.Refuse("E_NO_FILE", "%s is not a regular file: nothing else has data of its own", path)
 	}
 	if f, err := os.Open(path); err == nil { // else without what the kernel has not written yet
-		f.Sync()
-		f.Close()
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return "", 0, err
+		}
 	}
 	volume, ok, err := fusefs.MountedVolume(st.Dev)
 	if err == nil && !ok {

@@ -48,12 +48,7 @@ func TestBenchCopy(t *testing.T) {
 	noiseFile(t, source, size, 1)
 	for _, copies := range []int{1, 2} {
 		t.Run(fmt.Sprintf("copies=%d", copies), func(t *testing.T) {
-			ds := newDisks(t, 3<<30)
-			ds.throttle(t)
-			alone := map[string][]float64{}
-			for _, rw := range []string{"write", "read"} {
-				alone[rw] = ds.alone(t, rw, 1<<20)
-			}
+			ds, alone := newMeasured(t)
 			env, dir := harness.New(t), harness.MountPoint(t)
 			env.Must(append([]string{"create", "v", "--force", fmt.Sprintf("--copies=%d", copies)}, ds.paths()...)...)
 			d := env.Serve("v", "--mount", dir)

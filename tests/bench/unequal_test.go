@@ -55,6 +55,16 @@ func (ds disks) alone(t testing.TB, rw string, bs int) []float64 {
 	return rates
 }
 
+// newMeasured returns throttled disks, and what each can do alone, by kind of access.
+func newMeasured(t testing.TB) (ds disks, alone map[string][]float64) {
+	ds, alone = newDisks(t, 3<<30), map[string][]float64{}
+	ds.throttle(t)
+	for _, rw := range []string{"write", "read"} {
+		alone[rw] = ds.alone(t, rw, 1<<20)
+	}
+	return ds, alone
+}
+
 // bound is the largest rate at which every byte can be written k times (or read once).
 func bound(rates []float64, rw string, copies int) float64 {
 	sum, fastest := 0.0, 0.0
@@ -76,12 +86,7 @@ var shapes = []shape{{128 << 10, 1}, {1 << 20, 8}, {128 << 10, 32}}
 func TestBenchUnequal(t *testing.T) {
 	for _, copies := range []int{1, 2} {
 		t.Run(fmt.Sprintf("copies=%d", copies), func(t *testing.T) {
-			ds := newDisks(t, 3<<30)
-			ds.throttle(t)
-			alone := map[string][]float64{}
-			for _, rw := range []string{"write", "read"} {
-				alone[rw] = ds.alone(t, rw, 1<<20)
-			}
+			ds, alone := newMeasured(t)
 			env := harness.New(t)
 			env.Must(append([]string{"create", "v", "--force", fmt.Sprintf("--copies=%d", copies)}, ds.paths()...)...)
 			env.Must("export", "create", "v/e", "4GiB")

@@ -3,6 +3,7 @@ package files
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,18 @@ func TestMountCommand(t *testing.T) {
 	require.ErrorIs(t, os.WriteFile(filepath.Join(other, "g"), nil, 0o644), unix.EROFS)
 	require.Zero(t, d.Stop())
 	require.Empty(t, fsType(t, other))
+}
+
+// TestMountIsTuned: the kernel reads far ahead on the mount and may hold more for it that is not written.
+func TestMountIsTuned(t *testing.T) {
+	r := mount(t, 1)
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(r.dir, &st))
+	for file, want := range map[string]string{"read_ahead_kb": "4096", "max_ratio": "10"} {
+		got, err := os.ReadFile(fmt.Sprintf("/sys/class/bdi/%d:%d/%s", unix.Major(st.Dev), unix.Minor(st.Dev), file))
+		require.NoError(t, err)
+		require.Equal(t, want, strings.TrimSpace(string(got)), file)
+	}
 }
 
 func TestMountRefusals(t *testing.T) {
