@@ -2,159 +2,137 @@ package striping
 
 import (
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"ballast/devices"
+
+	"golang.org/x/sys/unix"
 )
 
 const blockSize = devices.BlockSize
 
 // Buffer is page-aligned memory that is counted: whoever holds a reference may read it, and it
-// goes back to its pool with the last one. A buffer that a disk still holds (a hung operation)
+// goes back to its list with the last one. A buffer that a disk still holds (a hung operation)
 // is kept by that operation's reference, so it can never be handed out under the kernel's hand.
 type Buffer struct {
-	mem  []byte   // whole pool size
-	sums []uint64 // rawSum of each block, where it was taken
-	one  [1]uint64
-	size int
-	refs atomic.Int32
+	mem    []byte   // of a power of two of blocks, or of the exact size above 64 MiB
+	sums   []uint64 // rawSum of each block, where it was taken
+	one    [1]uint64
+	size   int
+	refs   atomic.Int32
+	mapped bool // mem is not the garbage collector's
 }
 
-// bufferPools holds free buffers by power of two from one block to 64 MiB.
-var bufferPools [15]sync.Pool
+// freeBuffers holds the buffers that nobody has, by power of two from one block to 64 MiB. The
+// collector's own pools would not do: it empties them at each of its rounds.
+var freeBuffers [15]freeList
 
-// blockFree holds free buffers of one block, last in first out. They are cut from slabs: there may
-// be hundreds of thousands, and one by one each would cost the garbage collector and the kernel
-// more than what is done with it.
-var blockFree struct {
+// freeList is of one size. What was put back last is taken first, so that the processor's cache may
+// still know it.
+type freeList struct {
 	mu   sync.Mutex
-	list []*Buffer
-	low  int // least length since the last trim
+	warm []*Buffer
+	cold []*Buffer // mapped ones whose memory the kernel has
+	low  int       // least length of warm since the last trim
+	made int       // of this size there are, in use or not
 }
 
-const slabBlocks = 64
+// mapBuffers: new memory comes from the kernel and not from the garbage collector.
+var mapBuffers atomic.Bool
 
-func takeBlock() *Buffer {
-	f := &blockFree
+// MapBuffers lets the memory of buffers come from the kernel from now on, past the garbage collector.
+// That one would let the heap grow to twice of what is buffered before its next round, with memory
+// that was never touched before each time, which costs more than all else that is done with a small
+// write; and what it frees goes back to the kernel only slowly. A buffer that is not released is lost
+// then. So it is for a process that ends with its volumes, as the daemon does, and not for tests that
+// leave a crashed volume to the collector.
+func MapBuffers() { mapBuffers.Store(mayMap) }
+
+var mayMap = true
+
+// Small buffers are cut from slabs of at least this size: there may be hundreds of thousands, and one
+// by one each would cost the garbage collector and the kernel more than what is done with it.
+const slabSize = 256 << 10
+
+func (f *freeList) take(class int) *Buffer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.list) == 0 {
-		mem := devices.AlignedBytes(slabBlocks * blockSize)
-		slab := make([]Buffer, slabBlocks)
-		for i := range slab {
-			b := &slab[i]
-			b.mem = mem[i*blockSize : (i+1)*blockSize : (i+1)*blockSize]
-			b.sums = b.one[:]
-			f.list = append(f.list, b)
-		}
+	if len(f.warm) == 0 && len(f.cold) == 0 {
+		f.grow(blockSize << class)
 	}
-	n := len(f.list) - 1
-	b := f.list[n]
-	f.list[n] = nil
-	f.list = f.list[:n]
-	f.low = min(f.low, n)
+	from := &f.warm
+	if len(f.warm) == 0 {
+		from = &f.cold
+	}
+	n := len(*from) - 1
+	b := (*from)[n]
+	(*from)[n] = nil
+	*from = (*from)[:n]
+	f.low = min(f.low, len(f.warm))
 	return b
 }
 
-// trimBlocks gives half of the blocks that were not needed since the last call to the garbage
-// collector.
-func trimBlocks() {
-	f := &blockFree
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if drop := f.low / 2; drop > 0 { // those at the bottom were not needed for longest
-		n := copy(f.list, f.list[drop:])
-		clear(f.list[n:])
-		f.list = f.list[:n]
+// grow adds new buffers of size bytes.
+func (f *freeList) grow(size int) {
+	n := max(1, slabSize/size)
+	mem, mapped := newMemory(n * size)
+	slab := make([]Buffer, n)
+	for i := range slab {
+		b := &slab[i]
+		b.mem, b.mapped = mem[i*size:(i+1)*size:(i+1)*size], mapped
+		if size == blockSize {
+			b.sums = b.one[:]
+		}
+		f.warm = append(f.warm, b)
 	}
-	f.low = len(f.list)
+	f.made += n
 }
 
-// giveBlocks takes back buffers of one block that nobody holds.
-func giveBlocks(list ...*Buffer) {
-	f := &blockFree
+func newMemory(size int) (mem []byte, mapped bool) {
+	if mapBuffers.Load() {
+		mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err == nil {
+			return mem, true
+		}
+	}
+	return devices.AlignedBytes(size), false
+}
+
+func (f *freeList) give(list ...*Buffer) {
 	f.mu.Lock()
-	f.list = append(f.list, list...)
+	f.warm = append(f.warm, list...)
 	f.mu.Unlock()
 }
 
-// largeFree holds free buffers of 64 KiB and more, last in first out, so that the processor's
-// cache may still know them. The garbage collector empties pools at each of its rounds, and rounds
-// are frequent where such buffers come from it.
-var largeFree struct {
-	mu    sync.Mutex
-	bytes int
-	low   int // least bytes since the last trim
-	lists [len(bufferPools)][]*Buffer
-}
-
-const (
-	largeClass   = 4        // 64 KiB
-	largeFreeMax = 96 << 20 // bytes kept: buffered writes and a reader's window
-)
-
-func takeFree(class int) *Buffer {
-	if class == 0 {
-		return takeBlock()
-	}
-	if class < largeClass {
-		b, _ := bufferPools[class].Get().(*Buffer)
-		return b
-	}
-	f := &largeFree
+// trim gives back half of the memory that was not needed since the last call.
+func (f *freeList) trim() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := len(f.lists[class])
-	if n == 0 {
-		return nil
-	}
-	b := f.lists[class][n-1]
-	f.lists[class] = f.lists[class][:n-1]
-	f.bytes -= len(b.mem)
-	f.low = min(f.low, f.bytes)
-	return b
-}
-
-// trimFree gives half of the large buffers that were not needed since the last call to the
-// garbage collector.
-func trimFree() {
-	trimBlocks()
-	f := &largeFree
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	drop := f.low / 2
-	for class := len(f.lists) - 1; class >= largeClass && drop > 0; class-- {
-		for n := len(f.lists[class]); n > 0 && drop > 0; n-- {
-			b := f.lists[class][n-1]
-			f.lists[class][n-1] = nil
-			f.lists[class] = f.lists[class][:n-1]
-			f.bytes -= len(b.mem)
-			drop -= len(b.mem)
+	drop := slices.Clone(f.warm[:f.low/2]) // those at the bottom were not needed for longest
+	f.warm = slices.Delete(f.warm, 0, len(drop))
+	f.low = len(f.warm)
+	f.mu.Unlock()
+	cold := drop[:0]
+	for _, b := range drop {
+		if b.mapped && unix.Madvise(b.mem, unix.MADV_DONTNEED) == nil {
+			cold = append(cold, b) // the rest is the collector's
 		}
 	}
-	f.low = f.bytes
-}
-
-func giveFree(class int, b *Buffer) {
-	if class == 0 {
-		giveBlocks(b)
-		return
-	}
-	if class < largeClass {
-		bufferPools[class].Put(b)
-		return
-	}
-	f := &largeFree
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.bytes+len(b.mem) <= largeFreeMax {
-		f.bytes += len(b.mem)
-		f.lists[class] = append(f.lists[class], b)
+	f.cold = append(f.cold, cold...)
+	f.made -= len(drop) - len(cold)
+	f.mu.Unlock()
+}
+
+// trimFree gives back memory that buffers no longer need. It is called now and again.
+func trimFree() {
+	for i := range freeBuffers {
+		freeBuffers[i].trim()
 	}
 }
 
-func poolIndex(size int) int {
+func bufferClass(size int) int {
 	n := (size + blockSize - 1) / blockSize
 	if n <= 1 {
 		return 0
@@ -164,16 +142,13 @@ func poolIndex(size int) int {
 
 // NewBuffer returns memory of size bytes with one reference. Its content is not defined.
 func NewBuffer(size int) *Buffer {
-	i := poolIndex(size)
-	if i >= len(bufferPools) {
+	i := bufferClass(size)
+	if i >= len(freeBuffers) {
 		b := &Buffer{mem: devices.AlignedBytes(size), size: size}
 		b.refs.Store(1)
 		return b
 	}
-	b := takeFree(i)
-	if b == nil {
-		b = &Buffer{mem: devices.AlignedBytes(blockSize << i)}
-	}
+	b := freeBuffers[i].take(i)
 	b.size = size
 	b.refs.Store(1)
 	return b
@@ -208,8 +183,8 @@ func (b *Buffer) Release() {
 	if !b.drop() {
 		return
 	}
-	if i := poolIndex(len(b.mem)); i < len(bufferPools) {
-		giveFree(i, b)
+	if i := bufferClass(len(b.mem)); i < len(freeBuffers) {
+		freeBuffers[i].give(b)
 	}
 }
 
@@ -222,8 +197,9 @@ func (b *Buffer) drop() bool {
 	return n == 0
 }
 
-// releaseAll releases each of list, which it uses up.
+// releaseAll releases each of list, which is of spareBuffers.
 func releaseAll(list []*Buffer) {
+	defer spareBuffers.put(list)
 	blocks := list[:0]
 	for _, b := range list {
 		if len(b.mem) != blockSize {
@@ -233,7 +209,7 @@ func releaseAll(list []*Buffer) {
 		}
 	}
 	if len(blocks) > 0 {
-		giveBlocks(blocks...)
+		freeBuffers[0].give(blocks...)
 	}
 }
 

@@ -96,6 +96,7 @@ func finishQuietly(t *testing.T, r *rig, m *model, rng *rand.Rand) {
 
 // load is a set of clients that write, read, trim and flush one export until the power goes.
 type load struct {
+	e       *Export
 	stop    atomic.Bool
 	wg      sync.WaitGroup
 	mu      sync.Mutex
@@ -111,8 +112,8 @@ func (l *load) note(d time.Duration) {
 }
 
 func startLoad(r *rig, m *model, rng *rand.Rand, clients int, pause time.Duration) *load {
-	l := &load{pause: pause}
 	e := r.export("e")
+	l := &load{e: e, pause: pause}
 	for i := range clients {
 		c := &client{l: l, e: e, m: m, rng: rand.New(rand.NewPCG(rng.Uint64(), uint64(i))), id: i, of: clients}
 		l.wg.Go(func() {

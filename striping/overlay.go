@@ -17,6 +17,11 @@ func (e *extent) end() int { return e.first + e.n }
 
 func (e *extent) bytes() []byte { return e.buf.mem[e.off : e.off+e.n*blockSize] }
 
+var (
+	spareExtents spares[extent]
+	spareBuffers spares[*Buffer]
+)
+
 // overlay holds the blocks of one chunk that were written but not yet put on devices. Newer
 // overlays hide older ones and the placement. An overlay that is being written out is not
 // changed any more.
@@ -90,7 +95,7 @@ func (o *overlay) put(first, n int, buf *Buffer, off int) {
 			o.ext[k-1].n += n
 			return
 		}
-		o.ext = append(o.ext, extent{first: first, n: n, buf: buf, off: off})
+		o.ext = spareExtents.add(o.ext, extent{first: first, n: n, buf: buf, off: off})
 		return
 	}
 	i := o.search(first)
@@ -98,7 +103,9 @@ func (o *overlay) put(first, n int, buf *Buffer, off int) {
 		o.cut(first, first+n)
 		i = o.search(first)
 	}
-	o.ext = slices.Insert(o.ext, i, extent{first: first, n: n, buf: buf, off: off})
+	o.ext = spareExtents.add(o.ext, extent{})
+	copy(o.ext[i+1:], o.ext[i:])
+	o.ext[i] = extent{first: first, n: n, buf: buf, off: off}
 }
 
 // search returns the index of the first extent that ends behind block i.
@@ -200,9 +207,9 @@ func (o *overlay) under(older *overlay) {
 // dataBlocks is how many blocks of data the overlay holds.
 func (o *overlay) dataBlocks() int { return int(o.cost() / blockSize) }
 
-// retainAll adds a reference to each buffer and returns them.
+// retainAll adds a reference to each buffer and returns them, for releaseAll.
 func (o *overlay) retainAll() []*Buffer {
-	list := make([]*Buffer, 0, len(o.ext))
+	list := spareBuffers.get(len(o.ext))
 	for i := range o.ext {
 		if b := o.ext[i].buf; b != nil {
 			list = append(list, b.Retain())
@@ -213,12 +220,13 @@ func (o *overlay) retainAll() []*Buffer {
 
 // release gives all buffers back.
 func (o *overlay) release() {
-	list := make([]*Buffer, 0, len(o.ext))
+	list := spareBuffers.get(len(o.ext))
 	for i := range o.ext {
 		if b := o.ext[i].buf; b != nil {
 			list = append(list, b)
 		}
 	}
 	releaseAll(list)
+	spareExtents.put(o.ext)
 	o.ext = nil
 }

@@ -12,6 +12,12 @@ import (
 	"ballast/striping/balance"
 )
 
+var (
+	spareRuns     spares[balance.Run]
+	spareBytes    spares[[]byte]
+	spareRequests spares[devices.Request]
+)
+
 // plan is how one sealed overlay gets to the devices.
 type plan struct {
 	o    *object
@@ -21,6 +27,7 @@ type plan struct {
 	slot int   // blocks of the slot it needs
 	good []int // copies to write in place
 	runs []balance.Run
+	bufs [][]byte            // of runs
 	sums []journal.Candidate // of all data blocks
 	// candidates are those of sums that overwrite durable blocks.
 	candidates []journal.Candidate
@@ -189,9 +196,9 @@ func (v *Volume) keeps(c *chunk, ov *overlay) bool {
 // prepare fills in the runs and sums of p's data for a placement of that generation.
 func (v *Volume) prepare(p *plan, gen uint64) {
 	p.gen = gen
-	p.runs = nil
+	p.runs = spareRuns.get(0)
 	p.sums = make([]journal.Candidate, 0, p.ov.dataBlocks())
-	bufs := make([][]byte, 0, len(p.ov.ext))
+	p.bufs = spareBytes.get(len(p.ov.ext))
 	start := 0 // of the last run's in bufs
 	seed := sumSeed(v.info.UUID, p.c.key.object, p.c.key.index, gen)
 	for i := range p.ov.ext {
@@ -200,18 +207,18 @@ func (v *Volume) prepare(p *plan, gen uint64) {
 			continue
 		}
 		if i == 0 || p.ov.ext[i-1].buf == nil || p.ov.ext[i-1].end() != e.first {
-			p.runs = append(p.runs, balance.Run{Off: int64(e.first) * blockSize})
-			start = len(bufs)
+			p.runs = spareRuns.add(p.runs, balance.Run{Off: int64(e.first) * blockSize})
+			start = len(p.bufs)
 		}
-		bufs = append(bufs, e.bytes())
-		p.runs[len(p.runs)-1].Bufs = bufs[start:len(bufs):len(bufs)]
+		p.bufs = append(p.bufs, e.bytes())
+		p.runs[len(p.runs)-1].Bufs = p.bufs[start:len(p.bufs):len(p.bufs)]
 		for b := range e.n {
 			p.sums = append(p.sums, journal.Candidate{Block: uint32(e.first + b),
 				Sum: bindSum(seed, e.first+b, e.buf.sums[e.off/blockSize+b])})
 		}
 	}
 	for _, b := range p.lost {
-		p.runs = append(p.runs, balance.Run{Off: int64(b) * blockSize, Bufs: [][]byte{zeroPage[:blockSize]}})
+		p.runs = spareRuns.add(p.runs, balance.Run{Off: int64(b) * blockSize, Bufs: [][]byte{zeroPage[:blockSize]}})
 		p.sums = append(p.sums, journal.Candidate{Block: uint32(b), Sum: lostSum(seed, b)})
 	}
 }
@@ -390,6 +397,7 @@ func (v *Volume) writeInPlace(p *plan) {
 	v.stats.inPlace.Add(1)
 	n := len(p.good) * len(p.runs)
 	w := &inPlace{v: v, p: p, left: n, errs: make([]error, len(p.good)), hold: p.ov.retainAll(), copies: make([]inPlaceCopy, len(p.good))}
+	w.runs, w.bufs = p.runs, p.bufs
 	w.held.Store(int32(n))
 	timeout := time.Duration(0)
 	if len(p.good) > 1 {
@@ -401,11 +409,11 @@ func (v *Volume) writeInPlace(p *plan) {
 		c.w, c.i, c.m, c.off = w, i, v.dev(pl.dev), pl.off
 		c.op = c.m.enter(pl.off, len(p.runs))
 		done, returned := c.done, c.returned
-		reqs := make([]devices.Request, len(p.runs))
-		for j, run := range p.runs {
-			reqs[j] = devices.Request{Kind: devices.Write, Off: pl.off + run.Off, Bufs: run.Bufs, Timeout: timeout, Done: done, Returned: returned}
+		c.reqs = spareRequests.get(len(p.runs))
+		for _, run := range p.runs {
+			c.reqs = append(c.reqs, devices.Request{Kind: devices.Write, Off: pl.off + run.Off, Bufs: run.Bufs, Timeout: timeout, Done: done, Returned: returned})
 		}
-		c.m.Device.SubmitAll(reqs)
+		c.m.Device.SubmitAll(c.reqs)
 	}
 }
 
@@ -419,8 +427,11 @@ type inPlace struct {
 	v      *Volume
 	p      *plan
 	copies []inPlaceCopy
-	hold   []*Buffer    // until held is 0
 	held   atomic.Int32 // requests that devices have not let go of
+	// Until held is 0:
+	hold []*Buffer
+	runs []balance.Run
+	bufs [][]byte
 
 	mu   sync.Mutex
 	left int
@@ -434,6 +445,8 @@ type inPlaceCopy struct {
 	m   *member
 	off int64 // of the slot
 	op  *hungOp
+
+	reqs []devices.Request // until w.held is 0
 }
 
 func (c *inPlaceCopy) done(_ *devices.Request, err error) {
@@ -456,8 +469,14 @@ func (c *inPlaceCopy) done(_ *devices.Request, err error) {
 func (c *inPlaceCopy) returned(*devices.Request) {
 	w := c.w
 	w.v.leave(c.m, c.off, c.op)
-	if w.held.Add(-1) == 0 {
-		releaseAll(w.hold)
+	if w.held.Add(-1) > 0 {
+		return
+	}
+	releaseAll(w.hold)
+	spareRuns.put(w.runs)
+	spareBytes.put(w.bufs)
+	for i := range w.copies {
+		spareRequests.put(w.copies[i].reqs)
 	}
 }
 

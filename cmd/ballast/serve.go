@@ -15,6 +15,7 @@ import (
 	"ballast/cmd/daemon"
 	"ballast/cmd/show"
 	"ballast/cmd/size"
+	"ballast/striping"
 
 	"github.com/spf13/cobra"
 )
@@ -62,6 +63,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 			client := control.NewClient(o.Volume, o.Dirs.Control(o.Volume))
 			defer client.Close()
 			o.Ready = func(ctx context.Context) { a.serving(ctx, client, o.Stdio == "", watch) }
+			striping.MapBuffers()
 			return daemon.Run(cmd.Context(), o)
 		},
 	}
