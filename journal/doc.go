@@ -102,8 +102,9 @@
 // [ErrUnsettled] (the context ended during the flush; the batch may or may not be durable). Final:
 // [ErrDead]; close the store and open it again, in a new process best. At Open: [ErrCorrupt],
 // [ErrVersion], [ErrForeign], [ErrRolledBack], [ErrBusy], [ErrFull]; none of them is repaired by
-// guessing. Badger kills the process over some damages, so Options.Preflight should verify in a
-// child ([RunPreflight]); a read error of the disk while running still is a SIGBUS. Space that
+// guessing. Badger kills the process over some damages, and a bad disk whoever writes a store there, so
+// that should be done in children ([Options.InChild]): Open then returns [ErrCorrupt] or [ErrNoStore].
+// A read error of the disk while running still is a SIGBUS. Space that
 // runs out in spite of the floor, because others write faster than a commit group, is one as well:
 // give the journal a file system of its own, or restart the process. [Store.Recheck] finds damage of
 // a store in use; after that it answers nothing.

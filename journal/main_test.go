@@ -23,6 +23,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case "journal-preflight":
+			if len(os.Args) > 3 && os.Args[3] == journal.MakeFlag {
+				os.Exit(journal.MakeMain(os.Args[2], os.Stdin, os.Stdout))
+			}
 			os.Exit(journal.PreflightMain(os.Args[2], os.Stdout))
 		case "journal-writer":
 			os.Exit(writerMain(os.Args[2], os.Args[3]))

@@ -43,20 +43,25 @@ const verdictStart = `"ballast journal preflight"`
 
 // verdictKinds are the errors that survive the way through the child's output.
 var verdictKinds = map[string]error{
-	"corrupt": ErrCorrupt, "version": ErrVersion, "foreign": ErrForeign, "busy": ErrBusy, "full": ErrFull,
+	"corrupt": ErrCorrupt, "nostore": ErrNoStore, "version": ErrVersion, "foreign": ErrForeign, "busy": ErrBusy, "full": ErrFull,
 }
 
 // PreflightMain is the child's part of RunPreflight: it verifies the journal in dir, prints the
 // verdict to stdout, and returns the exit code.
 func PreflightMain(dir string, stdout io.Writer) int {
+	return judge(stdout, func() (State, error) { return Preflight(dir, [16]byte{}) })
+}
+
+// judge is what a child does: it prints the verdict of fn, and returns the exit code.
+func judge(stdout io.Writer, fn func() (State, error)) int {
 	if _, err := fmt.Fprintln(stdout, verdictStart); err != nil {
 		return 1
 	}
-	state, err := Preflight(dir, [16]byte{})
+	state, err := fn()
 	v := verdict{Seq: state.Seq, Count: state.Count, Digest: state.Digest}
 	if err != nil {
 		v.Error = err.Error()
-		for _, kind := range []string{"version", "foreign", "busy", "full", "corrupt"} {
+		for _, kind := range []string{"version", "foreign", "busy", "full", "nostore", "corrupt"} {
 			if errors.Is(err, verdictKinds[kind]) {
 				v.Kind = kind
 				break
@@ -72,7 +77,7 @@ func PreflightMain(dir string, stdout io.Writer) int {
 // PreflightError is a verdict of a child process.
 type PreflightError struct {
 	What string
-	Kind error // ErrCorrupt, ErrVersion, ErrForeign, ErrBusy, ErrFull, or nil
+	Kind error // ErrCorrupt, ErrVersion, ErrForeign, ErrBusy, ErrFull, ErrNoStore, or nil
 }
 
 func (e *PreflightError) Error() string { return e.What }
@@ -82,17 +87,26 @@ func (e *PreflightError) Unwrap() error { return e.Kind }
 // call PreflightMain, as the hidden command of the binary itself does. A child that dies of a
 // fault means a corrupt journal; one that is killed or does not start means nothing about it.
 func RunPreflight(ctx context.Context, argv []string, dir string) (State, error) {
+	child := exec.CommandContext(ctx, argv[0], append(append([]string{}, argv[1:]...), dir)...)
+	state, how, err := runJudge(ctx, child)
+	if how != "" {
+		err = &PreflightError{fmt.Sprintf("%v: the store kills its reader: %s", ErrCorrupt, how), ErrCorrupt}
+	}
+	return state, err
+}
+
+// runJudge runs a child that calls judge, and returns its verdict. If it died of a fault, how tells so.
+func runJudge(ctx context.Context, child *exec.Cmd) (state State, how string, err error) {
 	// The child must not outlive us and keep the lock. That signal is sent when the thread that
 	// started the child ends, so this thread stays.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, argv[0], append(append([]string{}, argv[1:]...), dir)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stdout, stderr tail
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	runErr := cmd.Run()
+	child.Stdout, child.Stderr = &stdout, &stderr
+	runErr := child.Run()
 	if ctx.Err() != nil {
-		return State{}, fmt.Errorf("preflight: %w", context.Cause(ctx))
+		return State{}, "", fmt.Errorf("preflight: %w", context.Cause(ctx))
 	}
 	var v verdict
 	out, started := bytes.CutPrefix(stdout.buf, []byte(verdictStart+"\n"))
@@ -100,17 +114,16 @@ func RunPreflight(ctx context.Context, argv []string, dir string) (State, error)
 	var exit *exec.ExitError
 	switch {
 	case started && runErr == nil && jsonErr == nil && v.Error == "":
-		return State{v.Seq, v.Count, v.Digest}, nil
+		return State{v.Seq, v.Count, v.Digest}, "", nil
 	case runErr != nil && !errors.As(runErr, &exit):
-		return State{}, fmt.Errorf("preflight: %w", runErr)
+		return State{}, "", fmt.Errorf("preflight: %w", runErr)
 	case started && jsonErr == nil && v.Error != "":
-		return State{}, &PreflightError{v.Error, verdictKinds[v.Kind]}
+		return State{}, "", &PreflightError{v.Error, verdictKinds[v.Kind]}
 	}
-	err := &PreflightError{What: fmt.Sprintf("preflight: %v: %s", runErr, stderr.firstLines())}
 	if started && exit != nil && isFault(exit.Sys().(syscall.WaitStatus)) {
-		err.Kind, err.What = ErrCorrupt, fmt.Sprintf("%v: the store kills its reader: %v: %s", ErrCorrupt, runErr, stderr.firstLines())
+		how = fmt.Sprintf("%v: %s", runErr, stderr.firstLines())
 	}
-	return State{}, err
+	return State{}, how, &PreflightError{What: fmt.Sprintf("preflight: %v: %s", runErr, stderr.firstLines())}
 }
 
 // isFault tells a crash from an end that says nothing about the store. Go exits with 2 after a

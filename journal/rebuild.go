@@ -3,7 +3,6 @@ package journal
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -16,8 +15,8 @@ const (
 )
 
 // fillStore makes a store beside the old one, of what a copy holds, and reads all of it again: its
-// records must be those that the copy's last unit names.
-func fillStore(dir string, uuid [16]byte, v *Survey) (err error) {
+// records must be those that the copy's last unit names. lock is that of dir.
+func fillStore(dir string, opts Options, lock *os.File, v *Survey) error {
 	path := filepath.Join(dir, newName)
 	if err := os.RemoveAll(path); err != nil {
 		return err
@@ -25,62 +24,34 @@ func fillStore(dir string, uuid [16]byte, v *Survey) (err error) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
-	s := &Store{dir: dir, uuid: uuid, log: slog.New(slog.DiscardHandler), space: space{dir: dir, name: newName, statfs: unix.Statfs}}
-	s.wire = &tripwire{log: s.log}
-	if err := s.space.prepare(); err != nil {
+	sp := space{dir: dir, name: newName, statfs: unix.Statfs}
+	if err := sp.prepare(); err != nil {
 		return err
 	}
-	b, err := openBuilder(path, s.wire) // an empty directory: it is not what is read
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNoStore, err)
-	}
-	if err := s.fill(b, path, v); err != nil {
-		b.abandon()
-		return err
-	}
-	if err := b.finish(); err != nil {
-		return err
-	}
-	s.db = b.db
-	found, err := s.verify()
+	found, err := maker(opts.Make).run(dir, lock, func(add func(*Op) error) error {
+		// The store's own records have the lowest keys.
+		meta := meta{v.State, opts.UUID}
+		if err := add(&Op{metaKey, meta.pack()}); err != nil {
+			return err
+		}
+		if err := add(&Op{livesKey, packLives(v.lives)}); err != nil {
+			return err
+		}
+		return v.records(path, sp.roomToFill, add)
+	})
 	if err == nil && found != v.State {
 		err = fmt.Errorf("%w: the copy on device %s makes %v, it says %v", ErrCorrupt, v.Place.Name, found, v.State)
 	}
-	err = errors.Join(err, s.db.Close())
-	if err == nil {
-		err = syncDir(path)
-	}
 	return err
-}
-
-// fill gives a copy's records to a builder.
-func (s *Store) fill(b *builder, scratch string, v *Survey) error {
-	// The store's own records have the lowest keys.
-	if err := b.add(metaKey, (&meta{v.State, s.uuid}).pack()); err != nil {
-		return err
-	}
-	if err := b.add(livesKey, packLives(v.lives)); err != nil {
-		return err
-	}
-	bytes := fillCheck
-	return v.records(scratch, s.roomToFill, func(op *Op) error {
-		if bytes += op.Bytes(); bytes >= fillCheck {
-			bytes = 0
-			if err := s.roomToFill(); err != nil {
-				return err
-			}
-		}
-		return b.add(op.Key, op.Value)
-	})
 }
 
 // fillCheck is after how many bytes free space is looked at.
 const fillCheck = 16 << 20
 
-func (s *Store) roomToFill() error {
-	room, err := s.space.check()
+func (s *space) roomToFill() error {
+	room, err := s.check()
 	if err == nil && room == roomForNothing {
-		err = fmt.Errorf("%w: %s has %d MiB free, which is too little to make the journal anew", ErrFull, s.dir, s.space.free>>20)
+		err = fmt.Errorf("%w: %s has %d MiB free, which is too little to make the journal anew", ErrFull, s.dir, s.free>>20)
 	}
 	return err
 }

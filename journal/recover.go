@@ -312,7 +312,7 @@ func (o *opener) rebuildFrom(v *Survey) error {
 	if o.opts.Logger != nil {
 		o.opts.Logger.Warn("the journal is made anew from a copy", "device", v.Place.Name, "state", v.State.String(), "why", o.damage)
 	}
-	kept, err := rebuildStore(o.dir, o.opts.UUID, v)
+	kept, err := rebuildStore(o.dir, o.opts, v)
 	if err != nil {
 		return err
 	}
@@ -337,7 +337,7 @@ func (o *opener) live() error {
 
 // rebuildStore makes Badger's directory anew from a copy, and verifies it, before it takes the
 // place of the old one, which is kept beside it.
-func rebuildStore(dir string, uuid [16]byte, v *Survey) (kept string, err error) {
+func rebuildStore(dir string, opts Options, v *Survey) (kept string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -347,7 +347,7 @@ func rebuildStore(dir string, uuid [16]byte, v *Survey) (kept string, err error)
 	}
 	defer lock.Close()
 	path := filepath.Join(dir, badgerName)
-	if err := fillStore(dir, uuid, v); err != nil {
+	if err := fillStore(dir, opts, lock, v); err != nil {
 		return "", errors.Join(err, os.RemoveAll(filepath.Join(dir, newName)))
 	}
 	if _, err := os.Lstat(path); err == nil {
@@ -365,5 +365,5 @@ func rebuildStore(dir string, uuid [16]byte, v *Survey) (kept string, err error)
 	if err := os.Remove(filepath.Join(dir, backupName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	return kept, writeDurably(filepath.Join(dir, storeName), packStoreFile(uuid, time.Now()))
+	return kept, writeDurably(filepath.Join(dir, storeName), packStoreFile(opts.UUID, time.Now()))
 }

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -33,6 +34,9 @@ type Options struct {
 	// which does it in another process, because Badger kills the process over some damages. If it
 	// is nil, Open verifies after opening.
 	Preflight func(dir string) (State, error)
+	// Make, if set, makes a store in dir of the records that it reads, in a process that a bad disk may
+	// kill, which has to keep the lock as long as it lives; see RunMake. If it is nil, Open does it.
+	Make func(dir string, lock *os.File, records io.Reader) (State, error)
 	// Places are where copies of the journal may be. Open takes the newest of store and copies, and
 	// makes the store anew from a copy if it is damaged or not there; see StartCopies. UUID must be
 	// given then.

@@ -38,7 +38,7 @@ that may fail together: the disks of one enclosure, one controller, one server.`
 				return err
 			}
 			made, err := volumes.Create(cmd.Context(), volumes.CreateOptions{Dirs: dirs, Name: args[0], Devices: args[1:], Domains: domains,
-				Copies: copies, Chunk: bytes, Force: force, Logger: a.logger(false)})
+				Copies: copies, Chunk: bytes, Force: force, Child: preflightArgs(), Logger: a.logger(false)})
 			if err != nil {
 				return err
 			}

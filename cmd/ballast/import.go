@@ -35,7 +35,7 @@ crash has left half done, and copies the journal.`,
 			if o.Dirs, err = a.dirs(); err != nil {
 				return err
 			}
-			o.Devices = args
+			o.Devices, o.Child = args, preflightArgs()
 			done, err := volumes.Import(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -126,9 +126,9 @@ func (a *app) journalVerifyCommand() *cobra.Command {
 		Use:   "verify VOLUME",
 		Short: "Read all of the journal and of each copy on the devices; changes nothing",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withJournal(args[0], look, func(w *volumes.JournalWork) error {
-				r := w.Verify(preflightArgs())
+				r := w.Verify(cmd.Context())
 				if !r.Sound {
 					a.code = control.ExitPartial
 				}
@@ -145,13 +145,13 @@ func (a *app) journalBackupCommand() *cobra.Command {
 		Use:   "backup VOLUME FILE",
 		Short: "Write the journal to a file that journal rebuild --from can use",
 		Args:  cobra.ExactArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := filepath.Abs(args[1])
 			if err != nil {
 				return err
 			}
 			return a.withJournal(args[0], nil, func(w *volumes.JournalWork) error {
-				s, err := w.Backup(file)
+				s, err := w.Backup(cmd.Context(), file)
 				if err != nil {
 					return err
 				}
@@ -171,9 +171,9 @@ func (a *app) journalRebuildCommand() *cobra.Command {
 the old one is kept beside it. serve does this by itself when the journal is damaged or lost. With --from
 it is made from a backup, which must be as new as the disks say.`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withJournal(args[0], look, func(w *volumes.JournalWork) error {
-				r, err := w.Rebuild(from, a.logger(false))
+				r, err := w.Rebuild(cmd.Context(), from, a.logger(false))
 				if err != nil {
 					return err
 				}
@@ -192,7 +192,7 @@ func (a *app) withJournal(volume string, look []string, fn func(*volumes.Journal
 	if err != nil {
 		return err
 	}
-	w, err := volumes.OpenJournalWork(dirs, volume, look)
+	w, err := volumes.OpenJournalWork(dirs, volume, look, preflightArgs())
 	if err != nil {
 		return err
 	}

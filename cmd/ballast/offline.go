@@ -2,6 +2,8 @@ package main
 
 import (
 	"io"
+	"os"
+	"strings"
 
 	"ballast/cmd/control"
 	"ballast/cmd/show"
@@ -66,14 +68,21 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // preflightCommand is how a daemon has a journal checked in a process that a damage may kill.
 func (a *app) preflightCommand() *cobra.Command {
-	return &cobra.Command{
+	var build bool
+	c := &cobra.Command{
 		Use:    "journal-preflight DIR",
-		Short:  "Check a journal and print the verdict",
+		Short:  "Check a journal, or make its store of what is read from stdin, and print the verdict",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			a.code = journal.PreflightMain(args[0], a.out)
+			if build {
+				a.code = journal.MakeMain(args[0], os.Stdin, a.out)
+			} else {
+				a.code = journal.PreflightMain(args[0], a.out)
+			}
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&build, strings.TrimPrefix(journal.MakeFlag, "--"), false, "make it")
+	return c
 }

@@ -114,9 +114,7 @@ func (c *core) judgeMissing(degraded bool) error {
 
 func (c *core) openJournal(ctx context.Context, o *Options) (err error) {
 	options := journal.Options{UUID: c.config.UUID, Logger: o.Logger, Anchors: volumes.Anchors(c.opened), Places: volumes.JournalPlaces(c.opened)}
-	if len(o.Preflight) > 0 {
-		options.Preflight = func(dir string) (journal.State, error) { return journal.RunPreflight(ctx, o.Preflight, dir) }
-	}
+	options.InChild(ctx, o.Preflight)
 	if c.journal, err = journal.Open(o.Dirs.Journal(o.Volume), options); err != nil {
 		c.journal = nil
 		return volumes.JournalRefusal(o.Volume, err)

@@ -140,9 +140,7 @@ func (r *run) openJournal(ctx context.Context, o Options, opened []volumes.Opene
 		return nil, control.Refuse("E_STATE", "a place for a copy of the journal: %v", err).WithTry("TMPDIR=DIR")
 	}
 	options := journal.Options{UUID: r.config.UUID, Logger: slog.New(slog.DiscardHandler), Anchors: volumes.Anchors(opened), Places: volumes.JournalPlaces(opened)}
-	if len(o.Preflight) > 0 {
-		options.Preflight = func(dir string) (journal.State, error) { return journal.RunPreflight(ctx, o.Preflight, dir) }
-	}
+	options.InChild(ctx, o.Preflight)
 	target := filepath.Join(dir, "journal")
 	err = os.CopyFS(target, os.DirFS(o.Dirs.Journal(o.Volume)))
 	var store *journal.Store

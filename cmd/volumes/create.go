@@ -24,8 +24,9 @@ type CreateOptions struct {
 	Devices []string // DEVICE arguments
 	Domains []string // NAME=DEVICE[,DEVICE...]
 	Copies  int
-	Chunk   int64 // bytes
-	Force   bool  // overwrite what the devices hold
+	Chunk   int64    // bytes
+	Force   bool     // overwrite what the devices hold
+	Child   []string // command line of the journal's child; nil: in this process
 	Logger  *slog.Logger
 }
 
@@ -211,6 +212,16 @@ func (p *plan) makeJournal(ctx context.Context, c *Config, records []journal.Dev
 	}
 	p.dir = dir
 	path := filepath.Join(dir, "journal")
+	if len(p.o.Child) > 0 {
+		options := journal.Options{UUID: c.UUID}
+		options.InChild(ctx, p.o.Child)
+		if err := options.Try(dir); errors.Is(err, journal.ErrNoStore) {
+			return journal.State{}, control.Refuse("E_STATE", "a journal in %s: %v", p.o.Dirs.State, err).
+				WithTry("look at the disk of the state directory").WithTry("BALLAST_STATE_DIR=DIR ballast create ..., with DIR on a sound disk")
+		} else if err != nil {
+			return journal.State{}, JournalRefusal(c.Name, err)
+		}
+	}
 	if err := journal.Create(path, c.UUID); err != nil {
 		return journal.State{}, JournalRefusal(c.Name, err)
 	}

@@ -21,6 +21,7 @@ type ImportOptions struct {
 	Name     string   // of the volume here; "": the one that it had
 	ReadOnly bool     // it is to be served to readers only
 	Degraded bool     // although devices are missing that hold the only copy of something
+	Child    []string // command line of the journal's child; nil: in this process
 }
 
 // Imported is what Import did.
@@ -91,7 +92,7 @@ func Import(ctx context.Context, o ImportOptions) (*Imported, error) {
 	if len(done.Missing) >= config.Copies && !o.Degraded {
 		return nil, tooFew(config, done.Missing)
 	}
-	return done, takeIn(o, config, opened, done)
+	return done, takeIn(ctx, o, config, opened, done)
 }
 
 // offer looks at the devices that were named, and refuses those that cannot be imported.
@@ -234,7 +235,7 @@ func tooFew(c *Config, missing []MissingDevice) error {
 
 // takeIn makes the volume's state directory: the journal from the copies on the devices, and
 // volume.json from what it says.
-func takeIn(o ImportOptions, c *Config, opened []Opened, done *Imported) error {
+func takeIn(ctx context.Context, o ImportOptions, c *Config, opened []Opened, done *Imported) error {
 	if err := os.MkdirAll(o.Dirs.State, 0o700); err != nil {
 		return accessRefusal(err, o.Dirs.State)
 	}
@@ -243,7 +244,7 @@ func takeIn(o ImportOptions, c *Config, opened []Opened, done *Imported) error {
 		return accessRefusal(err, o.Dirs.State)
 	}
 	p := &plan{o: CreateOptions{Dirs: o.Dirs}, dir: dir}
-	err = p.takeJournal(o, c, opened, done)
+	err = p.takeJournal(ctx, o, c, opened, done)
 	if err == nil {
 		err = p.publish(c)
 	}
@@ -253,8 +254,10 @@ func takeIn(o ImportOptions, c *Config, opened []Opened, done *Imported) error {
 	return err
 }
 
-func (p *plan) takeJournal(o ImportOptions, c *Config, opened []Opened, done *Imported) error {
-	j, err := journal.Open(filepath.Join(p.dir, "journal"), journal.Options{UUID: c.UUID, Places: JournalPlaces(opened), Anchors: Anchors(opened)})
+func (p *plan) takeJournal(ctx context.Context, o ImportOptions, c *Config, opened []Opened, done *Imported) error {
+	options := journal.Options{UUID: c.UUID, Places: JournalPlaces(opened), Anchors: Anchors(opened)}
+	options.InChild(ctx, o.Child)
+	j, err := journal.Open(filepath.Join(p.dir, "journal"), options)
 	if errors.Is(err, os.ErrNotExist) {
 		return control.Refuse("E_JOURNAL", "no device of volume %s has a whole copy of its journal: %v", c.Name, err).
 			WithTry("name the missing devices too: a copy on one of them is enough").WithTry("ballast salvage %s, for what is left", strings.Join(o.Devices, " "))

@@ -16,6 +16,7 @@ import (
 
 // JournalWork is work on the journal of a volume that nobody serves meanwhile.
 type JournalWork struct {
+	child  []string // command line of the journal's child; nil: in this process
 	dirs   Dirs
 	config *Config
 	lock   *os.File // nil: it was never served
@@ -67,8 +68,8 @@ func NotServed(d Dirs, name string) (*os.File, error) {
 }
 
 // OpenJournalWork takes a volume for work on its journal.
-func OpenJournalWork(d Dirs, name string, look []string) (w *JournalWork, err error) {
-	w = &JournalWork{dirs: d}
+func OpenJournalWork(d Dirs, name string, look, child []string) (w *JournalWork, err error) {
+	w = &JournalWork{dirs: d, child: child}
 	if w.config, err = ReadConfig(d, name); err != nil {
 		return nil, err
 	}
@@ -89,9 +90,9 @@ func (w *JournalWork) Close() {
 }
 
 // Verify reads the store, in a child process if there is a command for it, and all copies.
-func (w *JournalWork) Verify(preflight []string) *JournalReport {
+func (w *JournalWork) Verify(ctx context.Context) *JournalReport {
 	r := &JournalReport{Schema: "ballast.journal/1", Volume: w.config.Name, Copies: []JournalCopyReport{}}
-	state, err := w.verifyStore(preflight)
+	state, err := w.verifyStore(ctx)
 	r.Store = partOf(state, err)
 	r.Sound = err == nil
 	surveys := journal.SurveyAll(JournalPlaces(w.opened), w.config.UUID)
@@ -116,7 +117,7 @@ func (w *JournalWork) Verify(preflight []string) *JournalReport {
 }
 
 // verifyStore reads the store in a copy, as opening it may change its files.
-func (w *JournalWork) verifyStore(preflight []string) (journal.State, error) {
+func (w *JournalWork) verifyStore(ctx context.Context) (journal.State, error) {
 	dir, err := os.MkdirTemp("", "ballast-journal-")
 	if err != nil {
 		return journal.State{}, err
@@ -127,8 +128,8 @@ func (w *JournalWork) verifyStore(preflight []string) (journal.State, error) {
 		return journal.State{}, err
 	}
 	var state journal.State
-	if len(preflight) > 0 {
-		state, err = journal.RunPreflight(context.Background(), preflight, target)
+	if len(w.child) > 0 {
+		state, err = journal.RunPreflight(ctx, w.child, target)
 	} else {
 		state, err = journal.Preflight(target, w.config.UUID)
 	}
@@ -150,7 +151,7 @@ func partOf(s journal.State, err error) JournalPart {
 }
 
 // Rebuild makes the journal anew from the newest copy, or from a backup.
-func (w *JournalWork) Rebuild(backup string, log *slog.Logger) (journal.Recovery, error) {
+func (w *JournalWork) Rebuild(ctx context.Context, backup string, log *slog.Logger) (journal.Recovery, error) {
 	places := JournalPlaces(w.opened)
 	if backup != "" {
 		disk, err := Peek(backup)
@@ -160,7 +161,9 @@ func (w *JournalWork) Rebuild(backup string, log *slog.Logger) (journal.Recovery
 		defer disk.Close()
 		places = []journal.Place{backupPlace(w.config.UUID, backup, disk)}
 	}
-	r, err := journal.Rebuild(w.dirs.Journal(w.config.Name), journal.Options{UUID: w.config.UUID, Places: places, Anchors: Anchors(w.opened), Logger: log})
+	options := journal.Options{UUID: w.config.UUID, Places: places, Anchors: Anchors(w.opened), Logger: log}
+	options.InChild(ctx, w.child)
+	r, err := journal.Rebuild(w.dirs.Journal(w.config.Name), options)
 	if err != nil {
 		return r, JournalRefusal(w.config.Name, err)
 	}
@@ -173,11 +176,13 @@ func backupPlace(volume UUID, path string, disk devices.Disk) journal.Place {
 }
 
 // Backup writes a copy of the journal to a new file.
-func (w *JournalWork) Backup(path string) (journal.State, error) {
+func (w *JournalWork) Backup(ctx context.Context, path string) (journal.State, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return journal.State{}, control.Refuse("E_DEVICE_FILE", "%s is there already", path).WithTry("another name")
 	}
-	j, err := journal.Open(w.dirs.Journal(w.config.Name), journal.Options{UUID: w.config.UUID, Places: JournalPlaces(w.opened), Anchors: Anchors(w.opened)})
+	options := journal.Options{UUID: w.config.UUID, Places: JournalPlaces(w.opened), Anchors: Anchors(w.opened)}
+	options.InChild(ctx, w.child)
+	j, err := journal.Open(w.dirs.Journal(w.config.Name), options)
 	if err != nil {
 		return journal.State{}, JournalRefusal(w.config.Name, err)
 	}

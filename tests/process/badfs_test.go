@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -18,9 +19,11 @@ import (
 
 // badFS is a file system on a disk that goes bad when it is told to.
 type badFS struct {
-	noWrites atomic.Bool     // writes and syncs end with EIO
-	noReads  map[uint64]bool // and reads of these inodes; set before mounting
-	refused  atomic.Int64    // operations that ended so
+	noWrites   atomic.Bool     // writes and syncs end with EIO
+	noReads    map[uint64]bool // and reads of these inodes; set before mounting
+	noNewReads string          // and of files made from now on that end so; set before mounting
+	made       sync.Map        // inodes of these
+	refused    atomic.Int64    // operations that ended so
 }
 
 func (b *badFS) fails(bad bool) bool {
@@ -50,7 +53,8 @@ func (n *badNode) wrap(ctx context.Context, h fs.FileHandle) (fs.FileHandle, sys
 	file := h.(*fs.LoopbackFile)
 	var a fuse.AttrOut
 	errno := file.Getattr(ctx, &a)
-	return &badFile{file, n.bad.noReads[a.Ino], n.bad}, errno
+	_, made := n.bad.made.Load(a.Ino)
+	return &badFile{file, n.bad.noReads[a.Ino] || made, n.bad}, errno
 }
 
 func (n *badNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
@@ -66,6 +70,9 @@ func (n *badNode) Create(ctx context.Context, name string, flags, mode uint32, o
 	inode, h, flags, errno := n.LoopbackNode.Create(ctx, name, flags, mode, out)
 	if errno != 0 {
 		return nil, nil, 0, errno
+	}
+	if end := n.bad.noNewReads; end != "" && strings.HasSuffix(name, end) {
+		n.bad.made.Store(inode.StableAttr().Ino, true)
 	}
 	h, errno = n.wrap(ctx, h)
 	return inode, h, flags, errno
@@ -184,10 +191,28 @@ func TestStoreOnABadDisk(t *testing.T) {
 	s.some(t, d)
 	require.Zero(t, d.Stop())
 
-	// Its tables cannot be read: it is made anew beside them.
+	// Its tables cannot be read, nor anything that is written in their place.
 	unmount()
 	bad.noReads = tables(t, disk)
 	require.NotEmpty(t, bad.noReads)
+	for _, kind := range []string{"KEYREGISTRY", ".mem", ".sst"} {
+		bad.noNewReads = kind
+		unmount = bad.mount(t, disk, mnt)
+		_, err = env.TryServe("v")
+		require.ErrorContains(t, err, "code: E_JOURNAL", kind)
+		require.ErrorContains(t, err, "no store can be made there", kind)
+		require.ErrorContains(t, err, "ballast import", kind)
+		require.ErrorContains(t, err, "ended with 1 ", kind)
+		if kind == ".mem" {
+			refused(t, env.Command("journal", "rebuild", "v"), 1, "E_JOURNAL")
+			refused(t, env.Command("create", "w", filepath.Join(t.TempDir(), "a.img")+":256MiB"), 1, "E_STATE")
+		}
+		unmount()
+	}
+	bad.noNewReads = ""
+	bad.made.Clear()
+
+	// The tables alone cannot: it is made anew beside them.
 	unmount = bad.mount(t, disk, mnt)
 	d = env.Serve("v")
 	require.Contains(t, env.Must("status", "v"), "made anew from the copy on device d")
