@@ -135,8 +135,9 @@ func (o Options) withDefaults() Options {
 // operations, or less than TargetLatency of predicted work, are in it (a spinning disk: at most
 // 16 operations), and never more than MaxWorkers. Reads go before waiting writes; writes that
 // wait get at least a fifth of the device's time. Background requests start when nothing of the
-// foreground is queued or in the disk, one at a time, and otherwise as BackgroundFloor says. Small
-// writes to a disk that answers sooner than a goroutine is woken (memory) go one after the other.
+// foreground is queued or in the disk, one at a time, and otherwise as BackgroundFloor says, some at a
+// time if that takes it. Small writes to a disk that answers sooner than a goroutine is woken (memory)
+// go one after the other.
 //
 // A Sync covers every write that completed before it was submitted. It runs beside other
 // operations; at most one is in the disk, and those that wait share the next (queue rules in

@@ -243,6 +243,40 @@ func TestBackgroundYields(t *testing.T) {
 	})
 }
 
+// TestBackgroundGetsItsFloor: background requests have their share of the disk's time although each of
+// them waits in it behind many of the foreground.
+func TestBackgroundGetsItsFloor(t *testing.T) {
+	for _, floor := range []float64{0.02, 0.1, 0.25} {
+		withDevice(t, Options{Learned: learned(10e-3 / mib), TargetLatency: 50 * time.Millisecond, BackgroundFloor: floor}, func(t *testing.T, g *gateDisk, d *Device) {
+			for range 20 {
+				request(Read, 0, mib).submit(d)
+			}
+			for range 40 {
+				o := request(Write, 0, 256<<10)
+				o.r.Class = Background
+				o.submit(d)
+			}
+			var shares [2]time.Duration // of the foreground and of the background
+			for began := time.Now(); time.Since(began) < 10*time.Second; {
+				if g.inDisk()[0].kind == Read {
+					shares[0] += 10 * time.Millisecond
+					time.Sleep(10 * time.Millisecond)
+					request(Read, 0, mib).submit(d)
+				} else {
+					shares[1] += 2500 * time.Microsecond
+					time.Sleep(2500 * time.Microsecond)
+					o := request(Write, 0, 256<<10)
+					o.r.Class = Background
+					o.submit(d)
+				}
+				g.end(0, nil)
+			}
+			share := shares[1].Seconds() / (shares[0] + shares[1]).Seconds()
+			require.InDelta(t, floor, share, 0.15*floor)
+		})
+	}
+}
+
 func TestTimeoutIsAnsweredOnceAndReturnedLate(t *testing.T) {
 	withDevice(t, Options{Timeout: time.Second}, func(t *testing.T, g *gateDisk, d *Device) {
 		o := request(Write, 0, mib).submit(d)

@@ -10,6 +10,9 @@ const (
 	// writeShare: a waiting write goes before reads once they have taken this many times its own
 	// service time since the last write.
 	writeShare = 4.0
+	// maxBackground bounds the background requests that are in the disk by their floor. Each waits there
+	// behind TargetLatency of others, so with one alone the floor would be out of reach.
+	maxBackground = 8
 )
 
 // requestList is a doubly linked list through the requests themselves.
@@ -178,8 +181,13 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 		return nil
 	}
 	waiting := d.reads.n + d.writes.n // those that returning workers do not take
-	if b := d.background.head; b != nil && d.flightBackground == 0 && d.inDisk < d.opts.MaxWorkers {
-		if (waiting == 0 && d.flight.n == 0) || now >= d.floorAt {
+	if b := d.background.head; b != nil && d.inDisk < d.opts.MaxWorkers {
+		if waiting == 0 && d.flight.n == 0 {
+			d.takeBackgroundLocked(b)
+			d.floorAt = now
+			return b
+		}
+		if now >= d.floorAt && d.flightBackground < maxBackground {
 			d.takeBackgroundLocked(b)
 			return b
 		}
@@ -219,7 +227,8 @@ func (d *Device) startLocked(r *Request, now time.Duration) {
 	if r.Class == Background {
 		d.countLocked(r, now)
 		d.flightBackground++
-		d.floorAt = now + d.floorGap(r)
+		gap := d.floorGap(r)
+		d.floorAt = max(d.floorAt, now-gap) + gap // who was late catches up with one request
 	}
 	if r.measured() {
 		d.flightOps[r.pattern]++
