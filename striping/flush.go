@@ -42,11 +42,12 @@ type flusher struct {
 
 // laneKey names a lane: an object's, or, with nil, the whole volume's. Lists of objects have one of
 // their own, and so have early commits: a flush of everything may be waiting for the space that they give
-// back.
+// back. Chunks that jobs have moved are committed apart from flushes, which may have much to write out.
 type laneKey struct {
 	o     *object
 	list  bool
 	early bool
+	parts bool
 }
 
 // lane are the rounds of one object, one at a time.
@@ -76,6 +77,9 @@ func (r *flushRequest) lane() laneKey {
 	case 0:
 		return laneKey{early: r.early}
 	case 1:
+		if r.commit {
+			return laneKey{parts: true}
+		}
 		return laneKey{o: r.objects[0]}
 	}
 	return laneKey{list: true}

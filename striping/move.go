@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"ballast/devices"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // A mover changes where the copies of one chunk stand, or makes a stale copy good, while clients read
@@ -140,6 +143,11 @@ type chunkCopy struct {
 	off  int64
 	size int64
 	fix  bool // the slot is that of a stale copy: blocks that are right already are left alone
+	// looked: all of the stale copy has been read. It gets nothing from clients, so it has nothing of
+	// what was written since.
+	looked bool
+
+	mu   sync.Mutex
 	need uint64
 	// missed are blocks that were being overwritten when they were read.
 	missed bitmap
@@ -243,7 +251,7 @@ func (p *chunkCopy) copyPiece(ctx context.Context, vw *view, first, n int, class
 	seed := sumSeed(v.info.UUID, vw.c.key.object, vw.c.key.index, vw.gen)
 	right := func(b int, data []byte) bool { return blockSum(seed, b, data) == vw.sums[b] }
 	var stale *Buffer
-	if p.fix { // what the copy did not miss is there
+	if p.fix && !p.looked { // what the copy did not miss is there
 		var err error
 		if stale, err = v.readForMove(vw, []int{slices.IndexFunc(vw.places, func(x place) bool { return x.dev == p.m.id })}, first, n, class); err != nil {
 			stale = nil
@@ -286,7 +294,9 @@ func (p *chunkCopy) copyBlocks(ctx context.Context, vw *view, first, n int, clas
 			continue
 		}
 		if v.overwriting(vw) {
+			p.mu.Lock()
 			p.missed.set(b)
+			p.mu.Unlock()
 			continue
 		}
 		if err := p.salvage(vw, list, b, data, right); err != nil {
@@ -374,7 +384,9 @@ func (p *chunkCopy) write(ctx context.Context, first int, buf *Buffer, class dev
 		}
 		return ctx.Err()
 	}
-	p.need = m.writes.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.need = max(p.need, m.writes.Add(1))
 	n := min(p.coming, int64(buf.size))
 	p.coming -= n
 	m.coming.Add(-n)
@@ -449,6 +461,7 @@ const (
 	holdTries   = 4                    // rounds of copying what changed before the chunk is held
 	holdPause   = 2 * time.Millisecond // between two looks at a chunk that is being written or committed
 	holdLongest = 10 * time.Second
+	catchUpRuns = 16 // pieces of a chunk that are copied at once
 )
 
 // swap makes cp one of the chunk's copies, or drops one, once what was copied is what the chunk
@@ -527,7 +540,8 @@ func (p *chunkCopy) misses(now *view, i int) bool {
 	return now.written.has(i) && (p.missed.has(i) || !p.vw.written.has(i) || p.vw.sums[i] != now.sums[i])
 }
 
-// catchUp copies what changed since the last time, and syncs.
+// catchUp copies what changed since the last time, and syncs. What it copies lies in many places, on disks
+// that are busy: one after the other, more would have changed meanwhile than was copied.
 func (p *chunkCopy) catchUp(ctx context.Context, now *view) error {
 	wanted := newBitmap(now.slot)
 	for i := range now.slot {
@@ -536,14 +550,18 @@ func (p *chunkCopy) catchUp(ctx context.Context, now *view) error {
 		}
 	}
 	p.missed = newBitmap(now.slot)
-	for i := 0; i < now.slot; {
-		n, want := wanted.run(i, now.slot)
-		if want {
-			if err := p.copyRun(ctx, now, i, n, devices.Foreground); err != nil {
-				return err
-			}
+	p.looked = true
+	var g errgroup.Group
+	g.SetLimit(catchUpRuns)
+	for first, n := 0, 0; first < now.slot; first += n {
+		var want bool
+		if n, want = wanted.run(first, now.slot); want {
+			count := n
+			g.Go(func() error { return p.copyRun(ctx, now, first, count, devices.Foreground) })
 		}
-		i += n
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	p.vw.written, p.vw.sums, p.vw.change = now.written, now.sums, now.change
 	return p.sync(ctx)
