@@ -286,8 +286,9 @@ func (v *Volume) RemoveDevice(ctx context.Context, id devices.ID) error {
 		}
 		return err
 	}
-	s, reason := v.stateOf(m)
 	v.mu.Lock()
+	s, reason := m.state, m.reason
+	m.removing = true
 	v.setStateLocked(m, journal.Drained, reason) // nothing new from here on
 	v.mu.Unlock()
 	err = v.Flush(ctx)
@@ -310,7 +311,7 @@ func (v *Volume) RemoveDevice(ctx context.Context, id devices.ID) error {
 	}
 	v.mu.Lock()
 	if err != nil {
-		m.record.gone = false
+		m.record.gone, m.removing = false, false
 		v.setStateLocked(m, s, reason)
 	} else {
 		v.dropMember(id)

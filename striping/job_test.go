@@ -190,6 +190,40 @@ func TestDrain(t *testing.T) {
 }
 
 // TestDrainRefusals: what cannot end is not begun.
+// TestDrainedDeviceIsTakenBack: a drained device can be put to use again, after a restart too; one that
+// is being drained cannot.
+func TestDrainedDeviceIsTakenBack(t *testing.T) {
+	for _, auto := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, rigConfig{disks: 3, size: 8 << 20, copies: 2, timing: gentle})
+			e := r.fillExport(60)
+			e.Close()
+			id, err := r.v.Drain(t.Context(), []devices.ID{2}, JobOptions{})
+			require.NoError(t, err)
+			require.ErrorIs(t, r.v.SetOnline(t.Context(), 2, auto), ErrConflict)
+			until(t, time.Minute, "drained", r.jobEnded(id))
+			require.NoError(t, r.close())
+			r.open()
+			require.True(t, r.stateIs(1, "drained")())
+			require.NoError(t, r.v.SetOnline(t.Context(), 2, auto))
+			require.True(t, r.stateIs(1, "online")())
+			id, err = r.v.Rebalance(t.Context(), JobOptions{})
+			require.NoError(t, err)
+			until(t, time.Minute, "rebalanced", r.jobEnded(id))
+			h, err := r.v.holds(t.Context(), 2)
+			require.NoError(t, err)
+			require.InDelta(t, 40, h.Chunks, 5)
+			require.NoError(t, r.close())
+			r.open()
+			require.True(t, r.stateIs(1, "online")())
+			e = r.export("s")
+			r.requireStamped(e, 60, 1)
+			e.Close()
+			require.NoError(t, r.close())
+		})
+	}
+}
+
 func TestDrainRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, rigConfig{disks: 3, size: 4 << 20, copies: 2, timing: gentle})

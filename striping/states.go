@@ -390,7 +390,7 @@ var (
 )
 
 // SetOnline has the operator's word that a device is to be used whatever it looks like; auto leaves
-// it to the volume again.
+// it to the volume again. A device that is drained is taken back: it has missed nothing.
 func (v *Volume) SetOnline(_ context.Context, id devices.ID, auto bool) error {
 	m := v.dev(id)
 	switch {
@@ -399,19 +399,23 @@ func (v *Volume) SetOnline(_ context.Context, id devices.ID, auto bool) error {
 	case m.Device == nil || m.Device.Failed() != nil:
 		return fmt.Errorf("device %v: its disk is not there", id)
 	}
-	v.mu.Lock()
-	s := m.state
-	m.hanging = false
-	m.health = policy.Health{}
-	v.mu.Unlock()
-	if s == journal.Draining || s == journal.Drained {
-		return fmt.Errorf("device %v is %s: %w", id, stateName(s), ErrConflict)
-	}
-	reason := byOperator
+	to, reason := journal.Rebuilding, byOperator
 	if auto {
 		reason = "left to the volume"
 	}
-	v.changeState(m, journal.Rebuilding, reason, 0, "DEVICE_ONLINE")
+	v.mu.Lock()
+	switch {
+	case m.state == journal.Draining, m.removing:
+		v.mu.Unlock()
+		return fmt.Errorf("device %v is %s: %w", id, stateName(journal.Draining), ErrConflict)
+	case m.state == journal.Drained:
+		to = journal.Online
+	}
+	m.hanging = false
+	m.health = policy.Health{}
+	v.setStateLocked(m, to, reason) // here, for a removal may begin now
+	v.mu.Unlock()
+	v.changeState(m, to, reason, 0, "DEVICE_ONLINE")
 	return nil
 }
 

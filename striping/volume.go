@@ -84,12 +84,13 @@ type member struct {
 	coming atomic.Int64 // bytes of chunks that are being moved to it and are not written yet
 
 	// The state and what it is judged by; guarded by Volume.mu.
-	state   journal.DeviceState
-	reason  string
-	since   time.Time
-	health  policy.Health
-	hanging bool                // out because operations hang; awaitReturn looks after it
-	before  journal.DeviceState // hanging
+	state    journal.DeviceState
+	reason   string
+	since    time.Time
+	health   policy.Health
+	hanging  bool                // out because operations hang; awaitReturn looks after it
+	before   journal.DeviceState // hanging
+	removing bool                // RemoveDevice is at it: nothing may be placed there any more
 }
 
 // usable reports whether new data may be written to the device.
