@@ -26,6 +26,7 @@ type openLoop struct {
 
 	mu    sync.Mutex
 	reads []time.Duration
+	wrote []time.Duration
 	err   error
 }
 
@@ -33,7 +34,14 @@ type openLoop struct {
 // the reads.
 func (l *openLoop) run(t *testing.T, rate float64, stop func() bool) (p50, p99 time.Duration) {
 	t.Helper()
-	l.reads = nil
+	l.make(t, rate, stop)
+	return l.reads[len(l.reads)/2], l.reads[len(l.reads)*99/100]
+}
+
+// make makes requests until stop, so many per second; how long they took is in reads and wrote, in order.
+func (l *openLoop) make(t *testing.T, rate float64, stop func() bool) {
+	t.Helper()
+	l.reads, l.wrote = nil, nil
 	for !stop() {
 		time.Sleep(time.Duration(l.rng.ExpFloat64() / rate * float64(time.Second)))
 		off := l.rng.Int64N(l.e.Size()/int64(l.size)) * int64(l.size)
@@ -52,7 +60,9 @@ func (l *openLoop) run(t *testing.T, rate float64, stop func() bool) (p50, p99 t
 			if err != nil {
 				l.err = err
 			}
-			if !write {
+			if write {
+				l.wrote = append(l.wrote, time.Since(began))
+			} else {
 				l.reads = append(l.reads, time.Since(began))
 			}
 		})
@@ -60,7 +70,7 @@ func (l *openLoop) run(t *testing.T, rate float64, stop func() bool) (p50, p99 t
 	l.wg.Wait()
 	require.NoError(t, l.err)
 	slices.Sort(l.reads)
-	return l.reads[len(l.reads)/2], l.reads[len(l.reads)*99/100]
+	slices.Sort(l.wrote)
 }
 
 // busy is how long the disks i were occupied, in seconds, with what they did so far.

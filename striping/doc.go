@@ -61,6 +61,11 @@
 // 5 s, settles those. Flushes of one object that come together share this work; those of different
 // objects run side by side, and wait for no device that holds nothing of theirs.
 //
+// So a write is acknowledged from RAM, and never by fewer devices than it has copies: a disk that stalls
+// costs room in the buffer, and a flush that covers what it holds waits until it answers or, after 5 s, its
+// copies are journaled as stale. That is all the redundancy that can be owed; it is repaid by a rebuild
+// before other jobs. When the buffer is full, writers wait (TestRivalsStallIsNotFelt).
+//
 // Intents carry sums, and not only regions as in other mirrors' write-intent logs, because the
 // journal keeps the sums apart from the data: an overwrite in place changes both, and a crash
 // between would look like rot. Knowing the new sum beforehand, recovery can tell old, new and
