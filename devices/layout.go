@@ -36,7 +36,11 @@ type Layout struct {
 }
 
 // NewLayout divides a device of size bytes for chunks of the given size.
-func NewLayout(size, chunk int64) (Layout, error) {
+func NewLayout(size, chunk int64) (Layout, error) { return NewLayoutFor(size, chunk, 0) }
+
+// NewLayoutFor is NewLayout for a device whose journal area is to have so many bytes at least, as one of
+// many devices' has to hold what the others have on them as well. It gets no more than a quarter of it.
+func NewLayoutFor(size, chunk, journalBytes int64) (Layout, error) {
 	if !validChunk(chunk) {
 		return Layout{}, fmt.Errorf("chunk size of %d bytes is not a power of two from %d to %d", chunk, MinChunkSize, MaxChunkSize)
 	}
@@ -48,6 +52,7 @@ func NewLayout(size, chunk int64) (Layout, error) {
 	if size < smallDevice {
 		journal = size / smallShare
 	}
+	journal = max(journal, min(journalBytes, size/4))
 	l := Layout{JournalOff: journalStart, JournalSize: max(roundUp(journal, journalUnit), journalUnit)}
 	l.DataOff = roundUp(l.JournalOff+l.JournalSize, dataUnit)
 	l.DataSize = size - labelArea - l.DataOff

@@ -45,6 +45,10 @@ type CopyOptions struct {
 	// Retry is how long a place that failed is left alone at first, and up to 60 times that when it
 	// fails again and again; default 10 s.
 	Retry time.Duration
+	// Tell, if set, is called with a device and a text when the journal comes to take half of the area of
+	// a copy, and again when half as much has been added: before a copy can be lost for lack of room. It
+	// must not wait for the journal.
+	Tell func(device, text string)
 }
 
 func (o *CopyOptions) setDefaults() {
@@ -83,6 +87,7 @@ type CopyStatus struct {
 type CopiesStatus struct {
 	Wanted, Good int
 	Written      int64 // bytes since they were started
+	Live         int64 // bytes of the journal's records; 0: far less than the copies have room for
 	Copies       []CopyStatus
 }
 
@@ -94,7 +99,7 @@ type keeper struct {
 	lives []Life
 
 	quit    chan struct{}
-	routine sync.WaitGroup // the monitor
+	routine sync.WaitGroup // the monitor, and who watches the room
 
 	mu      sync.Mutex
 	places  []Place
@@ -103,6 +108,7 @@ type keeper struct {
 	changed chan struct{} // closed and renewed when a copy has got on or was given up
 	closed  bool
 	making  int // goroutines that read the store for new copies
+	live    int64
 	// Goroutines that write, by device. While one that was given up hangs there, nobody else writes
 	// there: what it holds may still land.
 	writers map[[16]byte]int
@@ -133,6 +139,8 @@ type copyRing struct {
 
 	seq     Seq    // durable
 	synced  uint64 // durable position
+	kept    uint64 // the tail of the newest durable unit
+	hurry   bool   // somebody waits for what is queued
 	lastAt  uint64 // the newest unit that is durable
 	used    uint64
 	writing bool
@@ -182,7 +190,8 @@ func (s *Store) StartCopies(o CopyOptions) error {
 	s.mu.Lock()
 	s.copies = k
 	s.mu.Unlock()
-	k.routine.Go(k.monitor) // ends with quit
+	k.routine.Go(k.monitor)   // ends with quit
+	k.routine.Go(k.watchRoom) // too
 	return nil
 }
 
@@ -224,7 +233,7 @@ func (s *Store) Copies() CopiesStatus {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	st := CopiesStatus{Wanted: k.wantedLocked(), Written: k.written}
+	st := CopiesStatus{Wanted: k.wantedLocked(), Written: k.written, Live: k.live}
 	for _, p := range k.places {
 		c := CopyStatus{Device: p.Device, Name: p.Name, State: CopyUnused, Size: int64(ringSize(p.Area.Size()))}
 		if i := k.indexLocked(p.Device); i >= 0 {
@@ -351,7 +360,7 @@ func opsOfOther(surveys []*Survey, from, to State) (ops []Op, ok bool) {
 }
 
 func (k *keeper) newCopy(p Place, r *ring) *copyRing {
-	return &copyRing{place: p, ring: r, state: CopyMaking, work: make(chan struct{}, 1), ended: make(chan struct{}), tailNext: r.tail, used: r.used()}
+	return &copyRing{place: p, ring: r, state: CopyMaking, work: make(chan struct{}, 1), ended: make(chan struct{}), tailNext: r.tail, kept: r.tail, used: r.used()}
 }
 
 // candidates returns the places that copies should be made in, the best first: in failure domains

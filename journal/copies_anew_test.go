@@ -1,7 +1,11 @@
 package journal_test
 
 import (
+	"bytes"
+	"context"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,4 +93,66 @@ func TestOlderImageServedAloneIsAFork(t *testing.T) {
 	require.ErrorIs(t, errFrom(t, t.TempDir()+"/journal", places(older, areas[1])), journal.ErrForked)
 	s = openCopied(t, dir, places(areas...), journal.CopyOptions{})
 	require.Equal(t, map[journal.Key]string(m), journaltest.Contents(t, s))
+}
+
+// A device takes its time for a sync, and groups gather behind it until the ring has gone round. If the
+// power fails while they are written, in any order, the copy still holds what was durable there before:
+// none of them took the place of the tail that the newest durable group needs.
+func TestGatheredGroupsSpareTheDurableTail(t *testing.T) {
+	smallMemTable(t)
+	dir, area := create(t), journaltest.NewArea(256<<10)
+	s := openCopied(t, dir, places(area), journal.CopyOptions{Async: true, Delay: time.Millisecond, Timeout: time.Minute})
+	requireGood(t, s, 1)
+	rng := rand.New(rand.NewPCG(*seed, 22))
+	durable := func() journal.Seq { return s.Copies().Copies[0].Seq }
+	for round := range 10 {
+		held, release := make(chan bool, 1), make(chan bool)
+		var once sync.Once
+		area.SetHook(func(op string, _ int64) error {
+			if op == "sync" {
+				once.Do(func() { held <- true; <-release })
+			}
+			return nil
+		})
+		require.NoError(t, s.Commit(t.Context(), put(0, 1, "begin")))
+		<-held
+		committed, count := make(chan error, 1), new(atomic.Int64)
+		go func() { // ends with the last batch; those that find no room wait for the device
+			var err error
+			for i := 0; i < 30 && err == nil; i++ {
+				b := put(i%5*4, i%5*4+4, "gathered")
+				for k := range b.Ops {
+					b.Ops[k].Value = bytes.Repeat([]byte{byte(round), byte(i)}, 1500)
+				}
+				err = s.Commit(context.Background(), b)
+				count.Add(1)
+			}
+			committed <- err
+		}()
+		wait := time.NewTicker(time.Millisecond)
+		for n := 0; n < 100 && count.Load() < 25; n++ { // as many as find room, and some time for more
+			<-wait.C
+		}
+		wait.Stop()
+		var cuts [][]byte
+		var least []journal.Seq
+		area.SetHook(func(op string, _ int64) error {
+			if op == "sync" && len(cuts) < 20 {
+				for range 4 {
+					least, cuts = append(least, durable()), append(cuts, area.PowerCut(rng))
+				}
+			}
+			return nil
+		})
+		close(release)
+		require.NoError(t, <-committed)
+		area.SetHook(nil)
+		require.Equal(t, 1, s.Copies().Good, "%+v", s.Copies())
+		for i, cut := range cuts {
+			v := journal.SurveyAll(places(journaltest.AreaOf(cut)), volume)[0]
+			found, err := v.Content()
+			require.NoError(t, err, "round %d, cut %d", round, i)
+			require.GreaterOrEqual(t, found.Seq, least[i], "round %d, cut %d", round, i)
+		}
+	}
 }

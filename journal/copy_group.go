@@ -18,41 +18,93 @@ func (k *keeper) group(g *groupTxn, ops []Op) error {
 	copies := slices.Clone(k.copies)
 	k.mu.Unlock()
 	for _, c := range copies {
-		if err := k.groupTo(c, g, payload); err != nil {
+		crowded, err := k.groupTo(c, g, payload)
+		// One group may be larger than what it may carry: then more follows that carries only.
+		for more := 0; more < carriesMost && crowded && err == nil; more++ {
+			crowded, err = k.groupTo(c, g, nil)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// carriesMost bounds what a commit waits for.
+const carriesMost = 8
+
 // groupTo appends a group to one copy. What is alive of the tail goes into the same unit, as changes
-// that change nothing; so the tail can move with it.
-func (k *keeper) groupTo(c *copyRing, g *groupTxn, payload []byte) error {
+// that change nothing; so the tail can move with it. It reports whether there is little room left, and
+// more to be gained by the same again without the group.
+func (k *keeper) groupTo(c *copyRing, g *groupTxn, payload []byte) (crowded bool, err error) {
 	tails, good := k.takeTails(c, g.after, payload)
 	if !good {
-		return nil
+		return false, nil
 	}
-	alive, err := g.alive(tails)
+	alive, ends, err := g.alive(tails)
 	if err != nil {
-		return err
+		return false, err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c.state != CopyGood {
-		return nil
+		return false, nil
 	}
 	r, tail := c.ring, c.ring.tail
-	if all := append(slices.Clip(payload), alive...); len(tails) > 0 && r.fits(len(all)) {
-		payload, tail = all, tails[len(tails)-1].end
-	} else {
-		c.tails = append(slices.Clone(tails), c.tails...) // a smaller part of it may fit another time
+	n := k.awaitRoomLocked(c, len(payload), ends)
+	c.tails = append(slices.Clone(tails[n:]), c.tails...)
+	if n > 0 {
+		payload, tail = append(slices.Clip(payload), alive[:ends[n-1]]...), tails[n-1].end
+	} else if len(payload) == 0 || c.state != CopyGood {
+		return false, nil
 	}
-	if !r.fits(len(payload)) {
+	if !c.hasRoom(len(payload)) {
 		go k.drop(c, fmt.Errorf("the journal does not fit: %d of %d KiB are taken", r.used()>>10, r.size>>10)) // wants the lock
-		return nil
+		return false, nil
 	}
 	k.pushLocked(c, r.add(unitGroup, g.after, tail, c.synced, payload))
-	return nil
+	return r.used() > r.crowdedAt(), nil
+}
+
+// awaitRoomLocked returns how many units of the tail can be carried by a unit of so many bytes more. While
+// there is little room it waits for what is on its way to the device: the tail that the newest durable
+// unit needs is not overwritten.
+func (k *keeper) awaitRoomLocked(c *copyRing, bytes int, ends []int) (n int) {
+	for c.state == CopyGood {
+		n = len(ends)
+		for n > 0 && !c.hasRoom(bytes+ends[n-1]) {
+			n--
+		}
+		enough := n == len(ends) || n > 0 && c.ring.used() <= c.ring.crowdedAt()
+		if enough && c.hasRoom(bytes) || c.kept == c.ring.tail {
+			break
+		}
+		k.hurryLocked(c, nil)
+	}
+	return n
+}
+
+// hasRoom tells whether a unit of n bytes can be written without overwriting what is needed if the power
+// fails before that.
+func (c *copyRing) hasRoom(n int) bool {
+	r := c.ring
+	return r.head-c.kept+unitSize(r.head, r.size, n) <= r.size
+}
+
+// hurryLocked waits until something has become of a copy or of its tail. It reports whether it was in
+// time.
+func (k *keeper) hurryLocked(c *copyRing, late <-chan time.Time) bool {
+	c.hurry = true
+	poke(c.work)
+	changed := k.changed
+	k.mu.Unlock()
+	defer k.mu.Lock()
+	select {
+	case <-changed: // that comes: a copy that hangs is given up
+		return true
+	case <-late:
+		return false
+	}
 }
 
 // takeTails returns the units of the tail that a copy should leave behind now, if it is good. A ring
@@ -73,10 +125,14 @@ func (k *keeper) takeTails(c *copyRing, after State, payload []byte) (tails []*t
 		return nil, true
 	}
 	k.readTailLocked(c)
-	if len(c.tails) == 0 && r.used()+2*need > r.size-r.size/8 {
+	if len(c.tails) == 0 && r.used()+2*need > min(r.crowdedAt(), r.size-r.size/8) {
 		k.awaitTailLocked(c)
 	}
-	budget := min(4*need+64<<10, carryMax)
+	// A unit is carried as a whole: it must not become so large that it finds no room.
+	budget := min(carryMax, max(r.size/32, 64<<10))
+	if len(payload) > 0 {
+		budget = min(4*need+64<<10, budget)
+	}
 	for n := 0; n < len(c.tails) && (n == 0 || c.tails[n].end-r.tail <= budget); n++ {
 		tails = c.tails[: n+1 : n+1]
 	}
@@ -84,28 +140,18 @@ func (k *keeper) takeTails(c *copyRing, after State, payload []byte) (tails []*t
 	return tails, true
 }
 
-// awaitTailLocked waits for the read of the tail that is under way, for a second at most.
+// awaitTailLocked waits until some of the tail is read, for a second at most.
 func (k *keeper) awaitTailLocked(c *copyRing) {
 	timeout := time.NewTimer(time.Second)
 	defer timeout.Stop()
-	for c.reading && c.state == CopyGood {
-		changed := k.changed
-		k.mu.Unlock()
-		late := false
-		select {
-		case <-changed:
-		case <-timeout.C:
-			late = true
-		}
-		k.mu.Lock()
-		if late {
-			return
-		}
+	for len(c.tails) == 0 && c.state == CopyGood && (c.reading || c.synced < c.ring.head) && k.hurryLocked(c, timeout.C) {
+		k.readTailLocked(c)
 	}
 }
 
-// alive returns what is still so after the group of what units say, packed.
-func (g *groupTxn) alive(tails []*tailUnit) (payload []byte, err error) {
+// alive returns what is still so after the group of what units say, packed, and where in it each of
+// them ends.
+func (g *groupTxn) alive(tails []*tailUnit) (payload []byte, ends []int, err error) {
 	for _, t := range tails {
 		for i := range t.ops {
 			op := &t.ops[i]
@@ -114,14 +160,15 @@ func (g *groupTxn) alive(tails []*tailUnit) (payload []byte, err error) {
 			}
 			h, err := g.look(op.Key)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			if h.there && h.hash == RecordDigest(op.Key, op.Value) {
 				payload = appendOps(payload, t.ops[i:i+1])
 			}
 		}
+		ends = append(ends, len(payload))
 	}
-	return payload, nil
+	return payload, ends, nil
 }
 
 // readTailLocked reads on at the tail, beside everything else, if little was read ahead.

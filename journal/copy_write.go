@@ -83,7 +83,7 @@ func (k *keeper) pause(c *copyRing) {
 	defer t.Stop()
 	for {
 		k.mu.Lock()
-		much := c.bytes > gatherMax || c.state != CopyGood
+		much := c.hurry || c.bytes > gatherMax || c.state != CopyGood
 		k.mu.Unlock()
 		if much {
 			return
@@ -130,11 +130,11 @@ func (k *keeper) wrote(c *copyRing, batch []ringWrite) {
 	defer k.mu.Unlock()
 	for i := range batch {
 		w := &batch[i]
-		c.seq, c.synced, c.lastAt = w.seq, w.pos+uint64(len(w.buf)), w.unit
+		c.seq, c.synced, c.lastAt, c.kept = w.seq, w.pos+uint64(len(w.buf)), w.unit, w.tail
 		c.bytes -= len(w.buf)
 		k.written += int64(len(w.buf))
 	}
-	c.writing = false
+	c.writing, c.hurry = false, false
 	k.noteLocked()
 }
 

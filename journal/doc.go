@@ -62,6 +62,12 @@
 // other's life, or because the one with the older life has more: then the newer one began from an
 // older image.
 //
+// What a ring writes takes no place that the tail of its newest durable unit still needs: groups that
+// gather behind a slow sync wait for it when the ring has gone round. The fuller a ring is with what is
+// alive, the more of it is carried for each group; up to three quarters that keeps pace ([CopyRoom]), and
+// CopyOptions.Tell is called at half. Larger areas are given to a volume when it is made, not extents of
+// the data: that a copy is found by the label alone, without any copy, is worth more.
+//
 // A ring that is made anew takes the place of the one before. Both headers lead to it, durably, before
 // its first frame is written: one that still led to the head of the old ring would show that as whole
 // when its tail was overwritten already and the power failed.

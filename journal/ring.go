@@ -21,6 +21,7 @@ type ring struct {
 type ringWrite struct {
 	pos  uint64
 	unit uint64 // the last unit that begins in buf
+	tail uint64 // that it leaves
 	seq  Seq
 	buf  []byte
 }
@@ -49,7 +50,7 @@ func (r *ring) add(kind unitKind, state State, tail, synced uint64, payload []by
 	if r.used()+total > r.size || tail < r.tail || tail > r.head {
 		panic(fmt.Sprintf("journal: unit of %d bytes at %d, tail %d then %d, in a ring of %d", total, r.head, r.tail, tail, r.size))
 	}
-	w := ringWrite{pos: r.head, unit: r.head, seq: state.Seq, buf: alignedBytes(int(total))}
+	w := ringWrite{pos: r.head, unit: r.head, tail: tail, seq: state.Seq, buf: alignedBytes(int(total))}
 	b, unit := w.buf, r.head
 	for {
 		n := frameRoom(r.head, r.size, len(payload))
@@ -84,3 +85,6 @@ func writeRing(area Area, size, pos uint64, b []byte) error {
 func (r *ring) reclaimAt() uint64 {
 	return r.size - max(r.size/8, min(r.size/2, 8<<20))
 }
+
+// crowdedAt is how full it may be without commits being slowed down.
+func (r *ring) crowdedAt() uint64 { return r.size - (r.size-r.reclaimAt())/2 }

@@ -120,6 +120,7 @@ type JournalStatus struct {
 	CopiesWanted int           `json:"copies_wanted"`
 	CopiesGood   int           `json:"copies_good"`
 	Copies       []JournalCopy `json:"copies"`
+	LiveBytes    int64         `json:"live_bytes"`          // of its records in a copy; 0: far less than there is room for
 	Recovered    string        `json:"recovered,omitempty"` // what opening it took; "": nothing
 }
 

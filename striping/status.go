@@ -244,6 +244,9 @@ func (v *Volume) event(severity uint8, code string, dev devices.ID, message stri
 	v.record(ev)
 }
 
+// Warn records an event that somebody beside the volume has noticed.
+func (v *Volume) Warn(code, message string) { v.eventAlways(1, code, 0, message) }
+
 // eventAlways is event for what must not be held back: it happens seldom, and each time counts.
 func (v *Volume) eventAlways(severity uint8, code string, dev devices.ID, message string) {
 	v.record(journal.Event{Time: time.Now().UTC(), Severity: severity, Code: code, Device: uint16(dev), Message: message[:min(len(message), 500)]})

@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 
+	"ballast/cmd/size"
 	"ballast/cmd/volumes"
 	"ballast/devices"
 	"ballast/journal"
@@ -54,7 +55,37 @@ func (c *core) startCopies(records []journal.Device, sync bool) error {
 			places = append(places, volumes.JournalPlace(queuedDisk{c.devices[i]}, &o.Label, o.Config.Domain))
 		}
 	}
-	return c.journal.StartCopies(journal.CopyOptions{Places: places, Need: c.config.Copies, Async: c.config.Copies == 1 && !sync})
+	return c.journal.StartCopies(journal.CopyOptions{Places: places, Need: c.config.Copies, Async: c.config.Copies == 1 && !sync, Tell: c.tellRoom})
+}
+
+// tellRoom makes an event of a copy of the journal that gets full.
+func (c *core) tellRoom(device, text string) {
+	c.mu.Lock()
+	v := c.volume
+	c.mu.Unlock()
+	if v != nil { // else status tells
+		v.Warn("JOURNAL_AREA", fmt.Sprintf("device %s: %s", device, text))
+	}
+}
+
+// judgeRoom adds to a status which copies of the journal get full, and what it will be with the volume full.
+func judgeRoom(s *striping.Status, copies *journal.CopiesStatus) {
+	s.Journal.LiveBytes = copies.Live
+	for _, c := range copies.Copies {
+		if c.State != journal.CopyGood || copies.Live <= c.Size/2 {
+			continue
+		}
+		text := fmt.Sprintf("the journal takes %s; its copy on device %s has room for %s", size.Format(copies.Live), c.Name, size.Format(c.Size/4*3))
+		if s.UsedBytes > 0 {
+			text += fmt.Sprintf(", and a full volume of this kind needs about %s", size.Format(int64(float64(copies.Live)*float64(s.UsedBytes+s.FreeBytes)/float64(s.UsedBytes))))
+		}
+		s.Health = append(s.Health, striping.Health{Code: "JOURNAL_AREA", Severity: "warning", Message: text,
+			Action: fmt.Sprintf("ballast device add %s DEVICE, before it is full: a device that joins has room for the journal of all of them; or have fewer and larger files", s.Volume)})
+		if s.State == "ok" {
+			s.State = "degraded"
+		}
+		return
+	}
 }
 
 // tellRecovery logs what opening the journal took.
@@ -72,6 +103,7 @@ func addCopies(s *striping.Status, j *journal.Store) {
 	copies := j.Copies()
 	s.Journal.CopiesWanted, s.Journal.CopiesGood = copies.Wanted, copies.Good
 	s.Journal.Copies = []striping.JournalCopy{}
+	judgeRoom(s, &copies)
 	making, reason := 0, ""
 	for _, c := range copies.Copies {
 		s.Journal.Copies = append(s.Journal.Copies, striping.JournalCopy{Device: c.Name, State: string(c.State), Seq: uint64(c.Seq),

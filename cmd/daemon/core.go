@@ -72,11 +72,14 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 	if err = c.startCopies(records, o.JournalSync); err != nil {
 		return c, volumes.JournalRefusal(o.Volume, err)
 	}
-	c.volume, err = striping.Open(ctx, striping.Options{Journal: c.journal, Members: members, Volume: info, Logger: o.Logger,
+	v, err := striping.Open(ctx, striping.Options{Journal: c.journal, Members: members, Volume: info, Logger: o.Logger,
 		DirtyLimit: o.DirtyLimit, FlushInterval: o.FlushInterval, CacheBytes: o.CacheBytes, Degraded: o.Degraded})
 	if err != nil {
 		return c, control.Refuse("E_STATE", "volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume)
 	}
+	c.mu.Lock()
+	c.volume = v
+	c.mu.Unlock()
 	c.tree, err = names.Open(ctx, names.Options{Volume: c.volume, Journal: c.journal, Logger: o.Logger, FlushInterval: o.FlushInterval})
 	if err != nil {
 		err = errors.Join(control.Refuse("E_STATE", "the files of volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume),

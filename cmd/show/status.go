@@ -88,6 +88,9 @@ func journalLine(s *control.Status) string {
 		}
 	}
 	line := fmt.Sprintf("%d of %s on the devices: %s", s.Journal.CopiesGood, count(int64(s.Journal.CopiesWanted), "copy", "copies"), orDash(strings.Join(on, ", ")))
+	if s.Journal.LiveBytes > 0 {
+		line += "; " + size.Format(s.Journal.LiveBytes) + " each"
+	}
 	if s.Journal.Recovered != "" {
 		line += "; " + Clean(s.Journal.Recovered)
 	}

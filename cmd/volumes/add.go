@@ -63,7 +63,7 @@ func TakeDevice(c *Config, s Spec, force bool) (d *NewDevice, err error) {
 		return d, PathRefusal(s.Given, err)
 	}
 	d.Config.Size = d.File.Size()
-	if d.Layout, err = devices.NewLayout(d.Config.Size, c.ChunkSize); err != nil {
+	if d.Layout, err = devices.NewLayoutFor(d.Config.Size, c.ChunkSize, roomFor(append(sizesOf(c.Devices), d.Config.Size), c.ChunkSize, c.Copies)); err != nil {
 		return d, control.Refuse("E_DEVICE_SMALL", "%s: %v", s.Given, err)
 	}
 	if force && found != nil {

@@ -54,6 +54,7 @@ type plan struct {
 	found   []*devices.Inspection // by spec; nil for files to be made
 	files   []*devices.File       // by spec; nil until opened
 	made    []string              // files made
+	room    []int64               // by device: what its journal area must have
 	wrote   []*devices.File       // labels written
 	dir     string                // temporary state directory
 }
@@ -161,10 +162,15 @@ func (p *plan) make(ctx context.Context) (*Config, error) {
 		return nil, err
 	}
 	records := []journal.Device{}
+	var sizes []int64
+	for _, f := range p.files {
+		sizes = append(sizes, f.Size())
+	}
+	p.room = journalRoom(sizes, p.domains, config.ChunkSize, config.Copies)
 	for i, f := range p.files {
 		d := ConfigDevice{ID: uint16(i + 1), UUID: UUID(devices.NewUUID()), Path: p.specs[i].Path, Size: f.Size(), Domain: p.domains[i]}
 		config.Devices = append(config.Devices, d)
-		layout, err := devices.NewLayout(d.Size, config.ChunkSize)
+		layout, err := devices.NewLayoutFor(d.Size, config.ChunkSize, p.room[i])
 		if err != nil {
 			return nil, control.Refuse("E_DEVICE_SMALL", "%s: %v", d.Path, err)
 		}
@@ -245,7 +251,7 @@ func (p *plan) writeLabels(c *Config, anchor journal.State) error {
 	}
 	for i, f := range p.files {
 		d := c.Devices[i]
-		layout, err := devices.NewLayout(d.Size, c.ChunkSize)
+		layout, err := devices.NewLayoutFor(d.Size, c.ChunkSize, p.room[i])
 		if err != nil {
 			return control.Refuse("E_DEVICE_SMALL", "%s: %v", d.Path, err)
 		}
