@@ -70,7 +70,7 @@ func TestBenchBeside(t *testing.T) {
 			create := []string{"create", "v", "--force", "--copies=2"}
 			var ds disks
 			for range 4 {
-				ds = append(ds, harness.NewLoop(t, harness.SparseRAM(t, 2<<30)))
+				ds = append(ds, disk{Loop: harness.NewLoop(t, harness.SparseRAM(t, 2<<30))})
 			}
 			env.Must(append(create, ds.paths()...)...)
 			env.Must("export", "create", "v/e", "1GiB")

@@ -48,7 +48,7 @@ func TestBenchCopy(t *testing.T) {
 	noiseFile(t, source, size, 1)
 	for _, copies := range []int{1, 2} {
 		t.Run(fmt.Sprintf("copies=%d", copies), func(t *testing.T) {
-			ds, alone := newMeasured(t)
+			ds, alone := newMeasured(t, 3<<30, limits)
 			env, dir := harness.New(t), harness.MountPoint(t)
 			env.Must(append([]string{"create", "v", "--force", fmt.Sprintf("--copies=%d", copies)}, ds.paths()...)...)
 			d := env.Serve("v", "--mount", dir)
@@ -81,7 +81,7 @@ func TestBenchRestic(t *testing.T) {
 	for i := range 4 {
 		noiseFile(t, filepath.Join(source, fmt.Sprint("large", i)), 128<<20, uint64(1000+i))
 	}
-	ds := newDisks(t, 3<<30)
+	ds := newDisks(t, 3<<30, limits)
 	single := harness.NewLoop(t, harness.SparseRAM(t, 3<<30))
 	harness.Tool(t, "mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", single.Path)
 	ext4, dir := harness.MountPoint(t), harness.MountPoint(t)
