@@ -40,7 +40,8 @@
 // # How a write becomes durable
 //
 // A write goes into the chunk's dirty overlay in RAM and returns (at most DirtyLimit bytes are so
-// buffered; a block that is there already is overwritten there). Whole chunks go on at once, others
+// buffered; a block that is there already is overwritten there). Whole chunks go on at once (the last
+// one of a file, which may become longer, when nobody has the file open for writing any more), others
 // when all of them fill half of what may be buffered, and from an age of 2 s on, few at a time, so that
 // those who read and write beside them do not feel it. Twice in FlushInterval what is on devices is
 // committed, and what is older than half of it is written out first. The write-back seals the overlay

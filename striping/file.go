@@ -255,6 +255,31 @@ func (f *File) Cut(ctx context.Context, size int64) error {
 	})
 }
 
+// Rest tells that nobody is about to write more: what the file has in its last chunk goes to the devices
+// without waiting for it, unless it is little.
+func (f *File) Rest() {
+	if f.e.o.begin() != nil {
+		return
+	}
+	defer f.e.o.end()
+	v, o := f.e.v, f.e.o
+	size := o.size.Load()
+	index := uint64(size / int64(v.info.ChunkSize))
+	n := v.slotBlocks(size, index)
+	if n*blockSize <= smallChunk {
+		return
+	}
+	for _, c := range v.touchedList(o, index, index+1) {
+		c.mu.Lock()
+		whole := c.dirty != nil && c.dirty.covers(n)
+		c.mu.Unlock()
+		if whole {
+			v.wb.want(c)
+		}
+		v.cache.put(c)
+	}
+}
+
 // Sync makes every write of this file durable that returned before it was called.
 func (f *File) Sync(ctx context.Context) error { return f.e.Sync(ctx) }
 

@@ -155,15 +155,15 @@ func (v *Volume) afterWrite(c *chunk, full bool, id uint64) {
 	}
 }
 
-// smallChunk is the size of a last chunk up to which it waits like a partly written one: a write may
-// follow that makes it longer, and the chunks of many small files go to a device together.
+// smallChunk is the size of a last chunk up to which it waits like a partly written one: the chunks of many
+// small files go to a device together.
 const smallChunk = 128 << 10
 
-// fullLocked tells whether c's dirty overlay has all of the chunk, so that it is to go at once.
-// Called with c.mu.
+// fullLocked tells whether c's dirty overlay has all of the chunk, so that it is to go at once. The
+// last chunk of a file may yet become longer: see File.Rest. Called with c.mu.
 func (v *Volume) fullLocked(o *object, c *chunk) bool {
 	n := v.slotBlocks(o.size.Load(), c.key.index)
-	return (n == v.blocks || n*blockSize > smallChunk) && c.dirty.covers(n)
+	return (n == v.blocks || !o.isFile && n*blockSize > smallChunk) && c.dirty.covers(n)
 }
 
 // putBlocks writes whole blocks of one chunk. It takes buf over; off is the first byte in it.

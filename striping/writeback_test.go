@@ -57,3 +57,45 @@ func TestSequentialChunksGoWhole(t *testing.T) {
 		})
 	}
 }
+
+// TestGrowingFileGoesWhole makes a file longer in pieces that end nowhere near a chunk's end, as the kernel
+// writes back what cp left in its cache: each chunk goes to a device once. (The last chunk of a file was
+// taken for complete whenever a piece ended in it, and was read back and moved when the next one came:
+// a sixth more was written, and as much read.) What is left in the last chunk goes when nobody has
+// the file open for writing any more.
+func TestGrowingFileGoesWhole(t *testing.T) {
+	const chunks, piece = 64, 640 << 10
+	for _, depth := range []int{1, 16} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, rigConfig{disks: 3, size: 80 << 20, chunk: 1 << 20, latency: time.Millisecond, timing: simdisk.SSD(50e6, 50e6),
+				opts: Options{DirtyLimit: 24 << 20, WriteAge: time.Hour, FlushInterval: time.Hour}})
+			f := r.newFile(nil)
+			const size = chunks<<20 + 300<<10
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			for range depth {
+				wg.Go(func() {
+					p := make([]byte, piece)
+					for off := next.Add(piece) - piece; off < size; off = next.Add(piece) - piece {
+						f.Grow(min(off+piece, size))
+						if err := f.WriteAt(t.Context(), p[:min(piece, size-off)], off); err != nil {
+							t.Error(err)
+						}
+						time.Sleep(50 * time.Microsecond)
+					}
+				})
+			}
+			wg.Wait()
+			time.Sleep(10 * time.Second)
+			require.EqualValues(t, chunks, r.v.stats.writeOuts.Load())
+			f.Rest()
+			time.Sleep(time.Second)
+			require.EqualValues(t, chunks+1, r.v.stats.writeOuts.Load())
+			require.Zero(t, r.v.stats.rewrote.Load())
+			require.Zero(t, r.v.stats.inPlace.Load())
+			require.NoError(t, f.Sync(t.Context()))
+			f.Close()
+			require.NoError(t, r.close())
+		})
+	}
+}

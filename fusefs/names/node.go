@@ -161,14 +161,18 @@ func (f *File) Close() {
 	if f.closed.Swap(true) {
 		return
 	}
-	t := f.n.t
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if f.writes {
 		f.n.mu.Lock()
 		f.n.writers--
+		last, data := f.n.writers == 0, f.n.data
 		f.n.mu.Unlock()
+		if last {
+			data.file.Rest()
+		}
 	}
+	t := f.n.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	f.n.opens--
 	ino := f.n.ino
 	t.unuseLocked(f.n)
