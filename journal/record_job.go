@@ -47,7 +47,8 @@ type Job struct {
 	// Where a scrub is: a device, and the offset on it.
 	CursorDevice uint16
 	CursorOff    int64
-	Reason       string // why it was started, or how it ended
+	Since        time.Time // a scrub reads only what was written since then; zero: everything
+	Reason       string    // why it was started, or how it ended
 }
 
 // JobKey is the key of the record of job number.
@@ -56,16 +57,20 @@ func JobKey(number uint64) Key { return MakeKey(SpaceJob, 0, number) }
 // maxJobDevices is more than a volume has.
 const maxJobDevices = 64
 
+// jobSince is the bit of a record that has a Since.
+const jobSince = 1 << 7
+
 // Job record, part of the format; the number stands in the key:
 //
 //	0   version of the format (1)
 //	1   kind
 //	2   state
-//	3   number of devices (1), devices (2 each)
+//	3   bits 0-6 number of devices, bit 7 there is a since (1); devices (2 each)
 //	..  target (2)
 //	..  created (12), ended (12)
 //	..  total (8), done (8), errors (8), healed (8), pace (8)
 //	..  cursor: device (2), offset (8)
+//	..  if there is one: since (12)
 //	..  length of the reason (2), reason
 //	..  CRC32C (4)
 
@@ -77,6 +82,9 @@ func (j *Job) Pack(key Key) []byte {
 		panic(fmt.Sprintf("journal: job %d for key %v: kind %d, state %d, %d devices", j.Number, key, j.Kind, j.State, len(j.Devices)))
 	}
 	dst := []byte{recordVersion, byte(j.Kind), byte(j.State), byte(len(j.Devices))}
+	if !j.Since.IsZero() {
+		dst[3] |= jobSince
+	}
 	for _, d := range j.Devices {
 		dst = le.AppendUint16(dst, d)
 	}
@@ -88,6 +96,9 @@ func (j *Job) Pack(key Key) []byte {
 	}
 	dst = le.AppendUint16(dst, j.CursorDevice)
 	dst = le.AppendUint64(dst, uint64(j.CursorOff))
+	if !j.Since.IsZero() {
+		dst = appendTime(dst, j.Since)
+	}
 	dst = appendText16(dst, "reason", cut(j.Reason, MaxReason), MaxReason)
 	return appendCRC(dst, 0, &key)
 }
@@ -106,7 +117,8 @@ func ParseJob(key Key, b []byte) (Job, error) {
 	_, zero, n := key.Parts()
 	r := reader{b: f}
 	j := Job{Number: n, Kind: JobKind(r.u8()), State: JobState(r.u8())}
-	if d := int(r.u8()); d <= maxJobDevices {
+	flags := r.u8()
+	if d := int(flags &^ jobSince); d <= maxJobDevices {
 		for range d {
 			j.Devices = append(j.Devices, r.u16())
 		}
@@ -118,6 +130,10 @@ func ParseJob(key Key, b []byte) (Job, error) {
 	j.Total, j.Done, j.Errors, j.Healed, j.Pace = r.u64(), r.u64(), r.u64(), r.u64(), r.u64()
 	j.CursorDevice = r.u16()
 	j.CursorOff = int64(r.u64())
+	if flags&jobSince != 0 {
+		j.Since = r.time()
+		r.bad = r.bad || j.Since.IsZero()
+	}
 	j.Reason = r.text16(MaxReason)
 	if !r.done() || !j.valid() || zero != 0 {
 		return Job{}, corrupt(key, "fields of a job, %d bytes", len(b))

@@ -64,6 +64,7 @@ func kinds() []kind {
 	tree := Tree{Seed: uuidOf("seed"), Created: created}
 	job := Job{Number: 14, Kind: JobDrain, State: JobPaused, Devices: []uint16{3, 1}, Target: 4, Created: created, Ended: created.Add(time.Hour),
 		Total: 4 << 40, Done: 1 << 40, Errors: 2, Healed: 3, Pace: 1 << 20, CursorDevice: 3, CursorOff: 1 << 30, Reason: "slow"}
+	scrub := Job{Number: 15, Kind: JobScrub, State: JobRunning, Created: created, Ended: time.Unix(0, 0).UTC(), Since: created.Add(-time.Hour)}
 	all := []kind{
 		{name: "inode", key: InodeKey(9), sample: inode.Pack(InodeKey(9))},
 		{name: "inode-directory", key: InodeKey(9), sample: directory.Pack(InodeKey(9))},
@@ -81,6 +82,7 @@ func kinds() []kind {
 		{name: "intent-settled", key: MakeKey(SpaceIntent, 6, 81), sample: settled.Pack(MakeKey(SpaceIntent, 6, 81))},
 		{name: "event", key: EventKey(18), sample: event.Pack(EventKey(18))},
 		{name: "job", key: JobKey(14), sample: job.Pack(JobKey(14))},
+		{name: "job-since", key: JobKey(15), sample: scrub.Pack(JobKey(15))},
 		{name: "meta", key: metaKey, sample: (&meta{State{9, 4, Digest{1, 15: 2}}, uuidOf("volume")}).pack()},
 	}
 	for i := range all {
@@ -111,6 +113,7 @@ var repackers = map[string]func(Key, []byte) ([]byte, error){
 	"tree":            func(k Key, b []byte) ([]byte, error) { r, err := ParseTree(k, b); return packed(err, &r, k) },
 	"event":           func(k Key, b []byte) ([]byte, error) { r, err := ParseEvent(k, b); return packed(err, &r, k) },
 	"job":             func(k Key, b []byte) ([]byte, error) { r, err := ParseJob(k, b); return packed(err, &r, k) },
+	"job-since":       func(k Key, b []byte) ([]byte, error) { r, err := ParseJob(k, b); return packed(err, &r, k) },
 	"meta": func(k Key, b []byte) ([]byte, error) {
 		r, err := parseMeta(b)
 		if err != nil {

@@ -144,7 +144,7 @@ func (c *chunk) setLocked(rec *journal.Chunk) {
 
 // recordLocked returns the placement as a journal record of the next version.
 func (c *chunk) recordLocked() *journal.Chunk {
-	rec := &journal.Chunk{Generation: c.gen, Version: c.version + 1, Slot: uint32(c.slot)}
+	rec := &journal.Chunk{Generation: c.gen, Version: nextVersion(c.version, time.Now()), Slot: uint32(c.slot)}
 	for _, p := range c.places {
 		rec.Copies = append(rec.Copies, journal.Copy{Device: uint16(p.dev), Stale: p.stale, Off: p.off})
 	}
@@ -155,6 +155,20 @@ func (c *chunk) recordLocked() *journal.Chunk {
 		}
 	}
 	return rec
+}
+
+// A version of a chunk's record grows with each of them, and tells when it was made: it is the second
+// times versionsPerSecond, or one more than the last one if that is more.
+const versionsPerSecond = 1 << 20
+
+func nextVersion(old uint64, now time.Time) uint64 {
+	return max(old+1, uint64(max(now.Unix(), 0))*versionsPerSecond)
+}
+
+// changedSince reports whether a chunk was written, or a copy of it made, at that time or later, as the
+// version of its record has it. A version without a time, from before versions told it, may be of any.
+func changedSince(version uint64, since time.Time) bool {
+	return version < 1e6*versionsPerSecond || since.IsZero() || int64(version/versionsPerSecond) >= since.Unix()
 }
 
 // cleanLocked reports whether the journal knows all of the chunk.

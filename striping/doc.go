@@ -140,7 +140,8 @@
 // Slots hold the chunks' bytes and nothing else; the records in the journal say what they are. A
 // slot lies within one region of a device: region r is the chunk-sized area at data offset
 // r*chunk. A block that was unreadable when its chunk moved holds zeros, and its sum in the record is
-// the complement of what zeros would have there. Which slots are in use is not stored but derived at open from all chunk records.
+// the complement of what zeros would have there. The version of a chunk's record tells the second in
+// which the chunk changed last, by the machine's clock. Which slots are in use is not stored but derived at open from all chunk records.
 //
 // # Memory
 //

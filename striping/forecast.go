@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"ballast/devices"
 	"ballast/journal"
@@ -157,11 +158,17 @@ func (v *Volume) ForecastRebuild(ctx context.Context) (*Forecast, error) {
 	return c.done(), err
 }
 
-// ForecastScrub is what a scrub would do.
-func (v *Volume) ForecastScrub(ctx context.Context) (*Forecast, error) {
+// ForecastScrub is what a scrub would do of what changed since then, or of everything.
+func (v *Volume) ForecastScrub(ctx context.Context, since time.Time) (*Forecast, error) {
+	if err := v.settledSince(ctx, since); err != nil {
+		return nil, err
+	}
 	c := v.newForecast(journal.JobScrub)
 	total := 0.0
 	err := v.scanChunks(ctx, func(_ chunkKey, rec *journal.Chunk, places []place) {
+		if !changedSince(rec.Version, since) {
+			return
+		}
 		c.f.Chunks++
 		for _, m := range v.goodMembers(places) {
 			bytes := int64(len(rec.Sums)) * blockSize

@@ -24,7 +24,8 @@ import (
 // JobOptions are how a job is started.
 type JobOptions struct {
 	Reason string
-	Pace   int64 // bytes per second at most; 0: as the background rules permit
+	Pace   int64     // bytes per second at most; 0: as the background rules permit
+	Since  time.Time // of a scrub: leave out what has not changed since then, unless zero
 }
 
 // JobStatus is a job as people and scripts look at it.
@@ -40,7 +41,8 @@ type JobStatus struct {
 	Rate          float64    `json:"rate_bytes_per_second"`
 	SecondsLeft   *float64   `json:"seconds_left"` // null until it is known
 	BlockedReason *string    `json:"blocked_reason"`
-	Errors        int64      `json:"errors"` // blocks that no copy could give
+	Since         *time.Time `json:"since,omitempty"` // a scrub reads only what has changed since then
+	Errors        int64      `json:"errors"`          // blocks that no copy could give
 	Healed        int64      `json:"healed_blocks"`
 	Reason        string     `json:"reason,omitempty"`
 	Started       time.Time  `json:"started"`
@@ -383,6 +385,9 @@ func (j *job) statusLocked(running *job) JobStatus {
 	}
 	if j.rec.Target != 0 {
 		s.Target = devices.ID(j.rec.Target).String()
+	}
+	if since := j.rec.Since; !since.IsZero() {
+		s.Since = &since
 	}
 	if s.BytesTotal > 0 {
 		s.Percent = 100 * float64(s.BytesDone) / float64(s.BytesTotal)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"ballast/devices"
 	"ballast/journal"
@@ -11,7 +12,8 @@ import (
 
 // A scrub reads every copy of every written block, device by device in the order in which they lie
 // there, and checks it. What fails is rewritten from another copy; what no copy has is listed. It
-// reads in the background class, no faster than its pace.
+// reads in the background class, no faster than its pace. With a date it leaves out chunks that were
+// neither written nor moved since, as the versions of their records tell.
 
 // scrubItem is a copy to be read.
 type scrubItem struct {
@@ -23,7 +25,7 @@ type scrubItem struct {
 // journal for so many.
 const scrubWindow = 1 << 15
 
-// Scrub begins to check everything.
+// Scrub begins to check everything, or what changed since o.Since.
 func (v *Volume) Scrub(ctx context.Context, o JobOptions) (string, error) {
 	if err := v.conflicts(journal.JobScrub); err != nil {
 		return "", err
@@ -31,8 +33,11 @@ func (v *Volume) Scrub(ctx context.Context, o JobOptions) (string, error) {
 	if o.Reason == "" {
 		o.Reason = "asked for"
 	}
+	if err := v.settledSince(ctx, o.Since); err != nil {
+		return "", err
+	}
 	var bytes int64
-	err := v.scanCopies(ctx, func(rec *journal.Chunk, _ chunkKey, p *journal.Copy) {
+	err := v.scanCopies(ctx, o.Since, func(rec *journal.Chunk, _ chunkKey, p *journal.Copy) {
 		if m := v.dev(devices.ID(p.Device)); m.Device != nil {
 			bytes += int64(len(rec.Sums)) * blockSize
 		}
@@ -40,16 +45,27 @@ func (v *Volume) Scrub(ctx context.Context, o JobOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	j, err := v.addJob(ctx, journal.Job{Kind: journal.JobScrub, Total: uint64(bytes), Pace: uint64(max(o.Pace, 0)), Reason: o.Reason})
+	j, err := v.addJob(ctx, journal.Job{Kind: journal.JobScrub, Total: uint64(bytes), Pace: uint64(max(o.Pace, 0)), Since: o.Since.UTC(), Reason: o.Reason})
 	if err != nil {
 		return "", err
 	}
 	return j.id(), nil
 }
 
-// scanCopies calls fn for every copy that is not stale.
-func (v *Volume) scanCopies(ctx context.Context, fn func(rec *journal.Chunk, key chunkKey, p *journal.Copy)) error {
+// settledSince has the journal know what has changed since then.
+func (v *Volume) settledSince(ctx context.Context, since time.Time) error {
+	if since.IsZero() {
+		return nil
+	}
+	return v.commitWritten(ctx)
+}
+
+// scanCopies calls fn for every copy that is not stale, of chunks that changed since then.
+func (v *Volume) scanCopies(ctx context.Context, since time.Time, fn func(rec *journal.Chunk, key chunkKey, p *journal.Copy)) error {
 	return v.scanChunks(ctx, func(key chunkKey, rec *journal.Chunk, _ []place) {
+		if !changedSince(rec.Version, since) {
+			return
+		}
 		for i := range rec.Copies {
 			if p := &rec.Copies[i]; !p.Stale {
 				fn(rec, key, p)
@@ -87,7 +103,7 @@ func (v *Volume) runScrub(ctx context.Context, j *job) error {
 			off = 0
 		}
 		for {
-			items, err := v.scrubList(ctx, m.id, off)
+			items, err := v.scrubList(ctx, j.rec.Since, m.id, off)
 			if err != nil {
 				return err
 			}
@@ -131,7 +147,7 @@ func (v *Volume) moreUrgent(j *job) bool {
 }
 
 // scrubList returns the copies on a device from off on, in order: all, or the first scrubWindow.
-func (v *Volume) scrubList(ctx context.Context, id devices.ID, off int64) ([]scrubItem, error) {
+func (v *Volume) scrubList(ctx context.Context, since time.Time, id devices.ID, off int64) ([]scrubItem, error) {
 	var list []scrubItem
 	cut := func() {
 		slices.SortFunc(list, func(a, b scrubItem) int {
@@ -145,7 +161,7 @@ func (v *Volume) scrubList(ctx context.Context, id devices.ID, off int64) ([]scr
 		})
 		list = list[:min(len(list), scrubWindow)]
 	}
-	err := v.scanCopies(ctx, func(_ *journal.Chunk, key chunkKey, p *journal.Copy) {
+	err := v.scanCopies(ctx, since, func(_ *journal.Chunk, key chunkKey, p *journal.Copy) {
 		if devices.ID(p.Device) == id && p.Off >= off {
 			if list = append(list, scrubItem{p.Off, key}); len(list) == 2*scrubWindow {
 				cut()

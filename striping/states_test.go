@@ -229,6 +229,43 @@ func TestDrainOverBadSectors(t *testing.T) {
 	}
 }
 
+// TestScrubSince: with a date, a scrub reads what was written or overwritten since, and nothing else, also
+// over a restart.
+func TestScrubSince(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{disks: 2, size: 8 << 20, copies: 2, timing: gentle})
+		e := r.fillExport(40)
+		require.NoError(t, r.v.Flush(t.Context()))
+		time.Sleep(time.Hour)
+		since := time.Now()
+		require.NoError(t, e.WriteAt(t.Context(), stamped(3*16, 16, 2), 3*64<<10, false)) // a whole chunk
+		require.NoError(t, e.WriteAt(t.Context(), stamped(7*16+2, 1, 2), (7*16+2)*blockSize, false))
+		require.NoError(t, e.Sync(t.Context()))
+		scrub := func(o JobOptions) int64 {
+			f, err := r.v.ForecastScrub(t.Context(), o.Since)
+			require.NoError(t, err)
+			id, err := r.v.Scrub(t.Context(), o)
+			require.NoError(t, err)
+			until(t, time.Minute, "scrubbed", r.jobEnded(id))
+			require.Equal(t, f.Bytes, r.job(id).BytesDone)
+			return r.job(id).BytesDone
+		}
+		require.Equal(t, int64(2*2*64<<10), scrub(JobOptions{Since: since}))
+		require.Equal(t, int64(2*40*64<<10), scrub(JobOptions{Since: since.Add(-2 * time.Hour)}))
+		require.Equal(t, int64(2*40*64<<10), scrub(JobOptions{}))
+		time.Sleep(time.Hour)
+		require.Zero(t, scrub(JobOptions{Since: time.Now()}))
+		id, err := r.v.Scrub(t.Context(), JobOptions{Since: since, Pace: 1})
+		require.NoError(t, err)
+		require.NoError(t, r.v.PauseJob(t.Context(), id, ""))
+		e.Close()
+		require.NoError(t, r.close())
+		r.open()
+		require.Equal(t, since.Unix(), r.job(id).Since.Unix())
+		require.NoError(t, r.close())
+	})
+}
+
 // TestScrubHeals: a scrub finds what reads never see, and repairs it.
 func TestScrubHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,10 +46,31 @@ func parsePace(s string) (int64, error) {
 	return n, nil
 }
 
+// parseSince reads a date, a date with a time, or how long ago; "" is no time.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.DateOnly, "2006-01-02 15:04", "2006-01-02T15:04", time.RFC3339} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			return now.AddDate(0, 0, -int(n)), nil
+		}
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	return time.Time{}, control.Refuse("E_USAGE", "--since: %q is neither a date nor a time that has passed", s).WithTry("--since 2026-01-31").WithTry("--since 7d")
+}
+
 // kindCommand holds what can be done with the jobs of one kind.
 func (a *app) kindCommand(kind, short string) *cobra.Command {
 	start := &control.JobRequest{Op: "start", Kind: kind}
-	var pace string
+	var pace, since string
 	startCommand := &cobra.Command{
 		Use:   "start VOLUME",
 		Short: "Begin",
@@ -58,12 +80,18 @@ func (a *app) kindCommand(kind, short string) *cobra.Command {
 			if start.Pace, err = parsePace(pace); err != nil {
 				return err
 			}
+			if start.Since, err = parseSince(since, time.Now()); err != nil {
+				return err
+			}
 			return a.askJob(cmd.Context(), args[0], start)
 		},
 	}
 	startCommand.Flags().BoolVar(&start.DryRun, "dry-run", false, "only tell how much there is to do and how long it would take")
 	if kind != "rebuild" {
 		startCommand.Flags().StringVar(&pace, "pace", "", "do no more than so much per second (50MiB)")
+	}
+	if kind == "scrub" {
+		startCommand.Flags().StringVar(&since, "since", "", "only what was written or moved since a date (2026-01-31), or in so much time (7d, 36h)")
 	}
 	commands := []*cobra.Command{startCommand, {
 		Use:   "status VOLUME",

@@ -104,6 +104,8 @@ type JobRequest struct {
 	ID     string `json:"id,omitempty"`
 	Pace   int64  `json:"pace_bytes_per_second,omitempty"`
 	DryRun bool   `json:"dry_run,omitempty"` // of start
+	// Since has a scrub read only what was written or moved since then.
+	Since time.Time `json:"since,omitzero"`
 	// Reverse has a cancelled drain or replacement move back what it has moved.
 	Reverse bool `json:"reverse,omitempty"`
 }

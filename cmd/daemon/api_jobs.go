@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
@@ -239,7 +240,14 @@ func (a *api) startJob(ctx context.Context, q *control.JobRequest) (any, error) 
 	case "rebalance":
 		start, forecast = a.engine.Rebalance, a.engine.ForecastRebalance
 	case "scrub":
-		start, forecast = a.engine.Scrub, a.engine.ForecastScrub
+		start = a.engine.Scrub
+		forecast = func(ctx context.Context) (*striping.Forecast, error) { return a.engine.ForecastScrub(ctx, q.Since) }
+		if q.Since.After(time.Now()) {
+			return nil, control.Refuse("E_USAGE", "--since: %s is yet to come", q.Since.Format(time.RFC3339)).WithTry("--since 7d")
+		}
+		if o.Since = q.Since; !o.Since.IsZero() {
+			o.Reason = "asked for, of what was written or moved since " + o.Since.Format(time.RFC3339)
+		}
 	default:
 		return nil, control.Refuse("E_USAGE", "there is no job %q to start", q.Kind)
 	}

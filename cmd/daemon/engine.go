@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"time"
 
 	"ballast/cmd/control"
 	"ballast/cmd/volumes"
@@ -31,7 +32,7 @@ type engine interface {
 	ForecastDrain(ctx context.Context, ids []devices.ID) (*striping.Forecast, error)
 	ForecastRebuild(ctx context.Context) (*striping.Forecast, error)
 	ForecastRebalance(ctx context.Context) (*striping.Forecast, error)
-	ForecastScrub(ctx context.Context) (*striping.Forecast, error)
+	ForecastScrub(ctx context.Context, since time.Time) (*striping.Forecast, error)
 	IfLost(ctx context.Context, ids []devices.ID) (*striping.Loss, error)
 	WhyExport(ctx context.Context, name string, off int64) (*striping.Why, error)
 	WhyFile(ctx context.Context, number uint64, off int64) (*striping.Why, error)
