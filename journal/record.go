@@ -95,7 +95,7 @@ type Copy struct {
 // the dead is known by its lower version.
 type Chunk struct {
 	Generation uint64   // of the placement; part of what sums cover
-	Version    uint64   // grows by one with every commit of this record
+	Version    uint64   // grows with every commit of this record
 	Slot       uint32   // length of the slot in blocks
 	Copies     []Copy   // at most 3
 	Written    []uint64 // bit i: block i has been written; others read as zeros

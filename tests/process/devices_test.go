@@ -15,19 +15,19 @@ import (
 
 // jobs are those of a volume, as job ls --json has them.
 func jobs(t *testing.T, env *harness.Env) (list []struct {
-	ID, Kind, State string
-	BytesTotal      int64   `json:"bytes_total"`
-	BytesDone       int64   `json:"bytes_done"`
-	Blocked         *string `json:"blocked_reason"`
+	ID, Kind, State, Reason string
+	BytesTotal              int64   `json:"bytes_total"`
+	BytesDone               int64   `json:"bytes_done"`
+	Blocked                 *string `json:"blocked_reason"`
 }) {
 	t.Helper()
 	var doc struct {
 		Schema string
 		Jobs   []struct {
-			ID, Kind, State string
-			BytesTotal      int64   `json:"bytes_total"`
-			BytesDone       int64   `json:"bytes_done"`
-			Blocked         *string `json:"blocked_reason"`
+			ID, Kind, State, Reason string
+			BytesTotal              int64   `json:"bytes_total"`
+			BytesDone               int64   `json:"bytes_done"`
+			Blocked                 *string `json:"blocked_reason"`
 		}
 	}
 	decode(t, env.Must("job", "ls", "v", "--json"), &doc)
