@@ -2,7 +2,6 @@ package striping
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"ballast/journal"
@@ -310,67 +309,6 @@ func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
 		}
 	}
 	return errs
-}
-
-// dropAtOnce is how many chunks are given back with one commit.
-const dropAtOnce = 1000
-
-// DropFiles gives the space of files back that nobody has open, and forgets them. The caller has
-// made durable before that they are not there any more.
-func (v *Volume) DropFiles(ctx context.Context, numbers []uint64) error {
-	d := &fileDrop{v: v, ctx: ctx}
-	for _, n := range numbers {
-		f := v.OpenFile(n, 0, 0)
-		d.files = append(d.files, f)
-		if err := v.forPlaced(f.e.o, 0, ^uint64(0), func(index uint64) error { return d.add(f, index) }); err != nil {
-			d.close()
-			return err
-		}
-	}
-	return d.finish()
-}
-
-// fileDrop collects chunks of files that go.
-type fileDrop struct {
-	v     *Volume
-	ctx   context.Context
-	files []*File
-	keys  []chunkKey
-}
-
-func (d *fileDrop) add(f *File, index uint64) error {
-	if err := d.v.zeroChunk(d.ctx, f.e.o, index); err != nil {
-		return err
-	}
-	d.keys = append(d.keys, chunkKey{f.Number(), index})
-	if len(d.keys) < dropAtOnce {
-		return nil
-	}
-	return d.flush()
-}
-
-// flush makes the chunks of keys tombstones, and then forgets them: a number is never used again.
-func (d *fileDrop) flush() error {
-	if err := errors.Join(d.v.SyncFiles(d.ctx, d.files)...); err != nil {
-		return err
-	}
-	b := &journal.Batch{}
-	for _, k := range d.keys {
-		b.Delete(k.record())
-	}
-	d.keys = d.keys[:0]
-	return d.v.j.Commit(d.ctx, b)
-}
-
-func (d *fileDrop) finish() error {
-	defer d.close()
-	return d.flush()
-}
-
-func (d *fileDrop) close() {
-	for _, f := range d.files {
-		f.Close()
-	}
 }
 
 // ChunkSize is the size of a chunk in bytes.
