@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/dgraph-io/badger/v4"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,7 +84,7 @@ func makeStore(dir string, records io.Reader) (State, error) {
 	}
 	options := badgerOptions(dir, s.wire)
 	options.Dir, options.ValueDir = path, path
-	if s.db, err = badger.Open(options); err != nil {
+	if s.db, err = openBadger(options); err != nil {
 		return State{}, fmt.Errorf("%w: it is not read as it was written: %w", ErrNoStore, err)
 	}
 	found, err := s.verify()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -210,7 +211,9 @@ func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
 		err = s.space.prepare()
 	}
 	if err == nil {
-		if s.db, err = badger.Open(badgerOptions(dir, s.wire)); err != nil {
+		if s.db, err = openBadger(badgerOptions(dir, s.wire)); isLocked(err) {
+			err = fmt.Errorf("%s: %w: %w", dir, ErrBusy, err)
+		} else if err != nil {
 			err = fmt.Errorf("%w: open store in %s: %w", ErrCorrupt, dir, err)
 		}
 	}
@@ -221,6 +224,22 @@ func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
 	trip := s.die
 	s.wire.trip.Store(&trip)
 	return s, nil
+}
+
+// openBadger waits for Badger's own lock: who has that of the journal may have closed the store just now,
+// and a child that was being started then has what was open until it runs.
+func openBadger(options badger.Options) (*badger.DB, error) {
+	db, err := badger.Open(options)
+	for until := time.Now().Add(lockWait); isLocked(err) && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+		db, err = badger.Open(options)
+	}
+	return db, err
+}
+
+// isLocked goes by Badger's text: it does not wrap the error.
+func isLocked(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "Cannot acquire directory lock") && strings.Contains(err.Error(), unix.EWOULDBLOCK.Error())
 }
 
 // start checks what was opened and starts the committer.

@@ -493,3 +493,29 @@ func TestPreflightChildren(t *testing.T) {
 	_, err := journal.RunPreflight(context.Background(), []string{"/nonexistent/ballast"}, "dir")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
+
+// A child that is being started has all locks of this process for a moment, that of Badger's directory
+// too. It is waited for, and a lock that stays is no damage.
+func TestLockOfBadgerIsWaitedFor(t *testing.T) {
+	dir := create(t)
+	hold := func() *os.File {
+		d, err := os.Open(dir + "/badger")
+		require.NoError(t, err)
+		require.NoError(t, unix.Flock(int(d.Fd()), unix.LOCK_EX))
+		return d
+	}
+	d := hold()
+	go func() {
+		<-time.After(50 * time.Millisecond)
+		d.Close()
+	}()
+	s, err := journal.Open(dir, journal.Options{UUID: volume})
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	d = hold()
+	defer d.Close()
+	defer journal.SetLockWait(10 * time.Millisecond)()
+	_, err = journal.Open(dir, journal.Options{UUID: volume})
+	require.ErrorIs(t, err, journal.ErrBusy)
+	require.NotErrorIs(t, err, journal.ErrCorrupt)
+}
