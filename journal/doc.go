@@ -68,6 +68,10 @@
 // CopyOptions.Tell is called at half. Larger areas are given to a volume when it is made, not extents of
 // the data: that a copy is found by the label alone, without any copy, is worth more.
 //
+// An older image of a device that was served while all others were away, and got further than their
+// end, wins over them, and what they had acknowledged since is gone: lives do not say where they began.
+// That takes two faults at once of what may have one, a disk from the past and no other copy.
+//
 // A ring that is made anew takes the place of the one before. Both headers lead to it, durably, before
 // its first frame is written: one that still led to the head of the old ring would show that as whole
 // when its tail was overwritten already and the power failed.

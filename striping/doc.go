@@ -131,7 +131,8 @@
 // Every 10 s in which the journal got on, at Open and at Close, labels are written, and then the
 // records note what they have (LabelSeq). A label is never older than its note but on an older image
 // of the disk, which whoever opens the devices gives up as missing: what a device missed is known, what
-// an image lacks is not. (Unless they are told to take it all the same: a disk that says it wrote a label
+// an image lacks is not. [Volume.ReturnStale] takes it back: all copies there that have others are
+// journaled as stale before one is read, and a rebuild compares them. (Unless they are told to take it all the same: a disk that says it wrote a label
 // and loses it may be the only one to have the rest.) An image taken since the last note passes for the
 // device; block sums find what it lacks.
 //

@@ -38,10 +38,11 @@ var (
 type actionKind uint8
 
 const (
-	actFix  actionKind = iota + 1 // the copy at index at is stale: make it good where it is
-	actMove                       // make a copy elsewhere, then give up the one at index at
-	actAdd                        // make one more copy
-	actDrop                       // give up the copy at index at, there are enough others
+	actFix   actionKind = iota + 1 // the copy at index at is stale: make it good where it is
+	actMove                        // make a copy elsewhere, then give up the one at index at
+	actAdd                         // make one more copy
+	actDrop                        // give up the copy at index at, there are enough others
+	actDoubt                       // the copy at index at is stale from now on
 )
 
 // action is one change of a chunk's copies.
@@ -103,7 +104,7 @@ func (v *Volume) move(ctx context.Context, t *moveTask) error {
 
 // act carries out one action.
 func (v *Volume) act(ctx context.Context, o *object, vw *view, t *moveTask, act *action) error {
-	if act.kind == actDrop {
+	if act.kind == actDrop || act.kind == actDoubt {
 		return v.swap(ctx, o, vw, nil, act, place{})
 	}
 	cp := &chunkCopy{v: v, o: o, vw: *vw, t: t, size: int64(vw.slot) * blockSize, missed: newBitmap(vw.slot)}
@@ -579,6 +580,8 @@ func (v *Volume) swapLocked(o *object, c *chunk, act *action, to place) {
 	switch act.kind {
 	case actFix:
 		places[act.at].stale, places[act.at].need = false, 0
+	case actDoubt:
+		places[act.at].stale = true
 	case actMove:
 		retire(places[act.at])
 		places[act.at] = to

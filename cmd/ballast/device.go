@@ -247,6 +247,7 @@ func (a *app) deviceOnline() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&q.Path, "path", "", "where its disk is now, if it is a file that was moved")
+	c.Flags().BoolVar(&q.Resync, "resync", false, "although its disk is an older image: all that is on it is compared, and written anew where it is not true")
 	return c
 }
 

@@ -95,6 +95,7 @@ type DeviceRequest struct {
 	Force   bool     `json:"force,omitempty"`
 	Pace    int64    `json:"pace_bytes_per_second,omitempty"`
 	DryRun  bool     `json:"dry_run,omitempty"` // of drain
+	Resync  bool     `json:"resync,omitempty"`  // of online: believe nothing of what is on it
 }
 
 // JobRequest is the body of POST PathJobs.

@@ -184,7 +184,7 @@ func (a *api) changeDevice(ctx context.Context, q *control.DeviceRequest, spec v
 		if q.Path != "" {
 			look = append(look, q.Path)
 		}
-		return a.done("", "device %s is used again; what it missed is copied to it", name), a.engine.online(ctx, name, look)
+		return a.done("", "device %s is used again; what it missed is copied to it", name), a.engine.online(ctx, name, look, q.Resync)
 	case "set":
 		id, err := a.engine.id(name)
 		if err == nil {

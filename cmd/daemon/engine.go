@@ -45,5 +45,5 @@ type engine interface {
 	replace(ctx context.Context, name string, s volumes.Spec, force bool, o striping.JobOptions) (string, error)
 	grow(ctx context.Context, name string) (string, error)
 	offline(ctx context.Context, name string, force bool) error
-	online(ctx context.Context, name string, look []string) error
+	online(ctx context.Context, name string, look []string, resync bool) error
 }

@@ -169,7 +169,7 @@ func (c *core) letGo(i int) {
 }
 
 // online puts a device to use again: one whose disk is back, or that was found to be slow.
-func (c *core) online(ctx context.Context, name string, look []string) error {
+func (c *core) online(ctx context.Context, name string, look []string, resync bool) error {
 	c.changing.Lock()
 	defer c.changing.Unlock()
 	i, err := c.find(name)
@@ -180,6 +180,9 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 	// A disk that failed is opened anew: what answers at its path now may be another handle on it, and
 	// what the old one had not synced counts as missed.
 	if dev := c.devices[i]; dev != nil && dev.Failed() == nil && !c.isOut(id) {
+		if resync {
+			return control.Refuse("E_USAGE", "device %s is in use", id).WithTry("ballast scrub start %s, to have everything compared", c.config.Name)
+		}
 		return c.volume.SetOnline(ctx, id, true)
 	}
 	if c.devices[i] != nil {
@@ -202,12 +205,20 @@ func (c *core) online(ctx context.Context, name string, look []string) error {
 			record = r
 		}
 	}
-	if stale := volumes.JudgeStale(c.config.Name, found, []journal.Device{record}); len(stale) > 0 {
+	put := c.volume.ReturnDevice
+	if resync {
+		put = c.volume.ReturnStale
+		if o.Label.Size != record.Size {
+			o.File.Close()
+			return control.Refuse("E_DEVICE_LABEL", "%s: its label says that it has %d bytes, device %s has %d", o.Config.Path, o.Label.Size, id, record.Size).
+				WithTry("ballast device remove %s %s, then: ballast device add %s %s --force", c.config.Name, id, c.config.Name, o.Config.Path)
+		}
+	} else if stale := volumes.JudgeStale(c.config.Name, found, []journal.Device{record}); len(stale) > 0 {
 		return stale[0]
 	}
 	record.Path = o.Config.Path
 	dev := c.device(&o, &record)
-	if err := c.volume.ReturnDevice(ctx, c.member(&o, record, dev)); err != nil {
+	if err := put(ctx, c.member(&o, record, dev)); err != nil {
 		return errors.Join(err, dev.Close())
 	}
 	c.mu.Lock()

@@ -6,6 +6,7 @@
 // anew from the description of the format, so that a fault of the engine's own code shows too.
 //
 // What is reported as a fault: a label copy or a copy of the journal that does not pass its checks, a
+// disk that is an older image of its device (it counts as missing), a
 // journal that is damaged, and was checked as one of its copies has it, a slot outside its
 // device's data area or in two chunks, a block of a good copy whose sum is neither the journaled
 // one nor, for a block that was being overwritten when a crash came, one announced for it. Copies

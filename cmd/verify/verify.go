@@ -96,6 +96,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer j.Close()
+	if err := r.stale(j, opened); err != nil {
+		return nil, volumes.JournalRefusal(o.Volume, err)
+	}
 	r.labels(opened)
 	r.copies(opened, j.State())
 	if err := r.records(j); err != nil {
@@ -155,6 +158,20 @@ func (r *run) openJournal(ctx context.Context, o Options, opened []volumes.Opene
 		r.fault(Fault{What: fmt.Sprintf("the journal in %s is not used, its copy on device %s was checked instead: %s", o.Dirs.Journal(o.Volume), rec.From, rec.Why)})
 	}
 	return &copied{store, dir}, nil
+}
+
+// stale names older images of devices. What is on them is not looked at: it counts as missing.
+func (r *run) stale(j journal.Journal, opened []volumes.Opened) error {
+	var records []journal.Device
+	err := j.Scan(journal.SpaceDevice, func(k journal.Key, value []byte) error {
+		d, err := journal.ParseDevice(k, value)
+		records = append(records, d)
+		return err
+	})
+	for _, s := range volumes.JudgeStale(r.config.Name, opened, records) {
+		r.fault(Fault{What: fmt.Sprintf("%s: %s", s.Code, s.Message)})
+	}
+	return err
 }
 
 // JournalCopy is a copy of the journal on a device, as it was found.

@@ -293,7 +293,7 @@ func staleMembers(volume string, stale []*control.Refusal) error {
 	faults := control.Refusals(stale)
 	for _, r := range faults {
 		r.Try = nil
-		r.WithTry("import the other devices without it; then rebuild and remove it, and: ballast device add %s PATH --force", volume)
+		r.WithTry("import the other devices without it; then serve the volume, and: ballast device online %s DEVICE --path PATH --resync", volume)
 	}
 	return faults
 }

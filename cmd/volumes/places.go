@@ -61,8 +61,7 @@ func JudgeStale(volume string, opened []Opened, records []journal.Device) (stale
 		r := control.Refuse("E_DEVICE_STALE", "%s is an older image of device %s of volume %s: its label is of commit %d, the device has had that of commit %d",
 			o.Config.Path, o.Label.ID, volume, o.Label.Anchor.Seq, records[at].LabelSeq).
 			WithTry("put the disk back that was in use last").
-			WithTry("while the volume is served by its other devices: ballast rebuild start %s, then ballast device remove %s %s, then ballast device add %s %s --force",
-				volume, volume, o.Label.ID, volume, o.Config.Path).
+			WithTry("while the volume is served by its other devices: ballast device online %s %s --resync", volume, o.Label.ID).
 			WithTry("to save what the image has of a volume of one copy: ballast serve %s --accept-stale", volume)
 		o.File.Close()
 		o.File, o.Fault = nil, r

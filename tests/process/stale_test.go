@@ -102,6 +102,70 @@ func TestOlderImageOfADisk(t *testing.T) {
 	}
 }
 
+// An older image of a device is taken back in place: all of it is compared, and what is not true any more
+// is written anew. check names it before, and reads every block of every copy after; a kill on the way
+// changes nothing. Meanwhile clients read what is true.
+func TestOlderImageIsTakenBack(t *testing.T) {
+	harness.Need(t, "nbdcopy")
+	env := harness.New(t)
+	disks := volume(t, env, 2)
+	older, out := disks[1]+".older", filepath.Join(t.TempDir(), "out")
+	d := env.Serve("v")
+	harness.Tool(t, "nbdcopy", "--flush", random(t, 48<<20, 1), d.URI("e"))
+	require.Zero(t, d.Stop())
+	copySparse(t, disks[1], older)
+	d = env.Serve("v")
+	data := random(t, 32<<20, 2)
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+	require.Zero(t, d.Stop())
+	copySparse(t, older, disks[1])
+
+	r := env.Command("check", "v")
+	require.Equal(t, 3, r.Code, r.Stdout+r.Stderr)
+	require.Contains(t, r.Stdout, "E_DEVICE_STALE: "+disks[1]+" is an older image of device d2")
+
+	same := func() {
+		t.Helper()
+		_ = os.Remove(out)
+		harness.Tool(t, "nbdcopy", d.URI("e"), out)
+		got, err := os.ReadFile(out)
+		require.NoError(t, err)
+		want, err := os.ReadFile(data)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got[:len(want)]))
+		var st struct {
+			Healed int64 `json:"healed_blocks"`
+		}
+		decode(t, env.Must("status", "v", "--json"), &st)
+		require.Zero(t, st.Healed, "what was true once was read, and found to be wrong by its sum alone")
+	}
+	d = env.Serve("v")
+	refused(t, env.Command("device", "online", "v", "d1", "--resync"), 2, "E_USAGE")
+	refused(t, env.Command("device", "online", "v", "d2"), 1, "E_DEVICE_STALE")
+	env.Must("device", "online", "v", "d2", "--resync")
+	same()
+	d.Kill()
+	d = env.Serve("v")
+	same()
+	if strings.Contains(env.Must("status", "v"), "older image") { // it was killed before the disk had the label of now
+		env.Must("device", "online", "v", "d2", "--resync")
+	}
+	await(t, "its copies are true", func() bool {
+		var s struct {
+			Degraded int64 `json:"degraded_chunks"`
+		}
+		decode(t, env.Must("status", "v", "--json"), &s)
+		return s.Degraded == 0 && strings.Contains(env.Must("device", "ls", "v"), "online") && !strings.Contains(env.Must("device", "ls", "v"), "rebuilding")
+	})
+	same()
+	require.Zero(t, d.Stop())
+	require.Contains(t, env.Must("check", "v"), "SOUND")
+	d = env.Serve("v")
+	require.NotContains(t, env.Must("status", "v"), "older image")
+	same()
+	require.Zero(t, d.Stop())
+}
+
 // readsOf counts the blocks of export e that are read as they are in the file data, and those that are
 // not read at all. There must be no others.
 func readsOf(t *testing.T, socket, data string) (has, lost int) {
