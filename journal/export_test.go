@@ -92,10 +92,14 @@ func (s *Survey) Made(t testing.TB) uint64 {
 }
 
 func (s *Survey) units(t testing.TB) (units []unit) {
-	if err := s.replay(func(u *unit) error {
+	last, err := s.walk(s.head.tail, s.head.end, nil, func(u *unit) error {
 		units = append(units, *u)
 		return nil
-	}); err != nil {
+	})
+	if err == nil {
+		err = s.checkHead(last)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return units

@@ -56,30 +56,25 @@ func (s *space) roomToFill() error {
 	return err
 }
 
-// Content reads a copy as a whole and returns what it comes to, with its records in no order:
-// what its last unit names must come out. It takes some 100 bytes of memory per record.
+// Content reads a copy as a whole and returns what it comes to: what its last unit names must come
+// out. Changes that it has to sort beyond 64 MiB of memory go to the directory for temporary files.
 func (v *Survey) Content() (State, error) {
 	if v.Err != nil {
 		return State{}, v.Err
 	}
-	hashes := map[Key]Digest{}
-	err := v.replay(func(u *unit) error {
-		ops, err := parseOps(u.payload)
-		for i := range ops {
-			if op := &ops[i]; op.Value == nil {
-				delete(hashes, op.Key)
-			} else {
-				hashes[op.Key] = RecordDigest(op.Key, op.Value)
-			}
-		}
-		return err
-	})
+	scratch, err := os.MkdirTemp("", "ballast-copy-")
 	if err != nil {
 		return State{}, err
 	}
-	found := State{Seq: v.State.Seq, Count: uint64(len(hashes))}
-	for _, h := range hashes {
-		found.Digest = found.Digest.Add(h)
+	defer os.RemoveAll(scratch)
+	found := State{Seq: v.State.Seq}
+	err = v.records(scratch, func() error { return nil }, func(op *Op) error {
+		found.Count++
+		found.Digest = found.Digest.Add(RecordDigest(op.Key, op.Value))
+		return nil
+	})
+	if err != nil {
+		return State{}, err
 	}
 	if found != v.State {
 		return found, fmt.Errorf("%w: the copy on device %s makes %v, it says %v", ErrCorrupt, v.Place.Name, found, v.State)

@@ -52,6 +52,9 @@ func TestStoreIsMadeOfAnyRing(t *testing.T) {
 		}
 		for _, memory := range []int{64 << 20, 20_000} {
 			undo := journal.SetSortMemory(memory)
+			content, err := v.Content()
+			require.NoError(t, err)
+			require.Equal(t, s.State(), content)
 			again := openCopied(t, t.TempDir()+"/journal", places(journaltest.AreaOf(a.Bytes())), journal.CopyOptions{})
 			undo()
 			require.Equal(t, "d1", again.Recovery().From)

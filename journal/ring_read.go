@@ -289,16 +289,6 @@ func (s *Survey) scan(volume [16]byte) (h ringHeader, at uint64, ok bool) {
 	return ringHeader{ringID: of, size: size}, newest.tail, ok
 }
 
-// replay calls fn for every unit from the tail to the head, and at last checks that it came to
-// the unit that the survey ended with.
-func (s *Survey) replay(fn func(u *unit) error) error {
-	last, err := s.walk(s.head.tail, s.head.end, nil, fn)
-	if err == nil {
-		err = s.checkHead(last)
-	}
-	return err
-}
-
 // walk calls fn for every unit from one position to another. It returns the last.
 func (s *Survey) walk(from, to uint64, prev *uint32, fn func(u *unit) error) (last unit, err error) {
 	r := newRingReader(s.Place.Area, s.reader.id, s.reader.size)

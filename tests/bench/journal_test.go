@@ -89,9 +89,7 @@ func TestBenchJournalOpen(t *testing.T) {
 	phase(t, n, "opened and verified", openIt)
 	phase(t, n, "copied to a device", func() { require.NoError(t, s.CopyTo(place)) })
 	require.NoError(t, s.Close())
-	options.Preflight = func(dir string) (journal.State, error) {
-		return journal.RunPreflight(context.Background(), []string{harness.Binary(t), "journal-preflight"}, dir)
-	}
+	options.InChild(context.Background(), []string{harness.Binary(t), "journal-preflight"})
 	phase(t, n, "verified in a child and opened", openIt)
 	phase(t, n, "read by the volume", func() {
 		v, err := striping.Open(context.Background(), striping.Options{Journal: s, Members: members, Volume: info})
