@@ -10,8 +10,9 @@ const (
 	// writeShare: a waiting write goes before reads once they have taken this many times its own
 	// service time since the last write.
 	writeShare = 4.0
-	// maxBackground bounds the background requests that are in the disk by their floor. Each waits there
-	// behind TargetLatency of others, so with one alone the floor would be out of reach.
+	// maxBackground bounds the background requests that are in a full disk by their floor. Each waits there
+	// behind TargetLatency of others, so with one alone the floor would be out of reach. While the disk has
+	// room, one alone is enough, and clients do not wait for more.
 	maxBackground = 8
 )
 
@@ -184,10 +185,9 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	if b := d.background.head; b != nil && d.inDisk < d.opts.MaxWorkers {
 		if waiting == 0 && d.flight.n == 0 {
 			d.takeBackgroundLocked(b)
-			d.floorAt = now
 			return b
 		}
-		if now >= d.floorAt && d.flightBackground < maxBackground {
+		if now >= d.floorAt && (d.flightBackground == 0 || waiting > 0 && d.flightBackground < maxBackground) {
 			d.takeBackgroundLocked(b)
 			return b
 		}
@@ -228,7 +228,10 @@ func (d *Device) startLocked(r *Request, now time.Duration) {
 		d.countLocked(r, now)
 		d.flightBackground++
 		gap := d.floorGap(r)
-		d.floorAt = max(d.floorAt, now-gap) + gap // who was late catches up with one request
+		if d.reads.n+d.writes.n == 0 {
+			d.floorAt = now
+		}
+		d.floorAt = max(d.floorAt, now-gap) + gap // on a full disk, who was late catches up with one request
 	}
 	if r.measured() {
 		d.flightOps[r.pattern]++
