@@ -172,7 +172,7 @@
 // A chunk of 256 written blocks takes 1,056 bytes with one copy, 8 more for each further one, and
 // some 1,112 in the store: 0.11 % of the data. A full scan, as Open makes it on all processors,
 // takes 0.6 s per million of these, 0.8 s with a preflight in a child, and making the store anew
-// from a copy 3 s (2 cores, AMD EPYC, in memory). On the same machine, with a virtual disk that
+// from a copy, in a child and read again, 4.4 s (2 cores, AMD EPYC, in memory). On the same machine, with a virtual disk that
 // flushes in 0.2 to 0.5 ms, one caller commits 2,100 batches/s of 1 small record, 960 of 32, 206
 // of 1,000; 64 callers with 1 record each 61,000/s, or 41,000/s whole chunks again and again. A
 // changed record whose hash is not among the last 65,536 changed ones costs a read of 5 to 10 us,
