@@ -15,7 +15,6 @@ import (
 	"ballast/cmd/daemon"
 	"ballast/cmd/show"
 	"ballast/cmd/size"
-	"ballast/striping"
 
 	"github.com/spf13/cobra"
 )
@@ -63,7 +62,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 			client := control.NewClient(o.Volume, o.Dirs.Control(o.Volume))
 			defer client.Close()
 			o.Ready = func(ctx context.Context) { a.serving(ctx, client, o.Stdio == "", watch) }
-			striping.MapBuffers()
+			daemon.OwnProcess(cmd.Context())
 			return daemon.Run(cmd.Context(), o)
 		},
 	}

@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"ballast/striping"
+)
+
+// OwnProcess sets up the memory of a process that is the daemon's alone and ends with it. Call it before
+// Run, with the same context.
+func OwnProcess(ctx context.Context) {
+	striping.MapBuffers()
+	if os.Getenv("GOGC") == "" {
+		go tuneCollector(ctx)
+	}
+}
+
+// The heap of the daemon is small, for buffers are no part of it, and what it allocates for each
+// request is garbage soon after. By the collector's own measure, which lets the heap grow to twice of what
+// is in use, it would run many times a second. So it may always grow by collectorRoom.
+const (
+	collectorRoom = 64 << 20 // bytes
+	collectorLook = time.Second
+)
+
+// collectorPercent is how much the heap may grow, in percent of what is in use.
+func collectorPercent(used int64) int {
+	const least = 100 // the collector's own
+	return int(max(least, 100*collectorRoom/max(used, 4<<20)))
+}
+
+// tuneCollector follows how much of the heap is in use until ctx ends.
+func tuneCollector(ctx context.Context) {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	was := 0
+	t := time.NewTicker(collectorLook)
+	defer t.Stop()
+	for {
+		metrics.Read(sample)
+		if percent := collectorPercent(int64(sample[0].Value.Uint64())); percent != was {
+			debug.SetGCPercent(percent)
+			was = percent
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
