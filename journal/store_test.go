@@ -504,15 +504,15 @@ func TestLockOfBadgerIsWaitedFor(t *testing.T) {
 		require.NoError(t, unix.Flock(int(d.Fd()), unix.LOCK_EX))
 		return d
 	}
-	d := hold()
+	first := hold()
 	go func() {
 		<-time.After(50 * time.Millisecond)
-		d.Close()
+		first.Close()
 	}()
 	s, err := journal.Open(dir, journal.Options{UUID: volume})
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
-	d = hold()
+	d := hold()
 	defer d.Close()
 	defer journal.SetLockWait(10 * time.Millisecond)()
 	_, err = journal.Open(dir, journal.Options{UUID: volume})

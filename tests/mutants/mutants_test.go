@@ -81,7 +81,7 @@ var mutants = []mutant{
 	{name: "a write error in place is ignored", file: "writeout.go", tests: "TestNthCall",
 		old: "if err != nil && w.errs[c.i] == nil {", new: "if err != nil && w.errs[c.i] == nil && c.i > 0 {"},
 	{name: "the last block of a run in place is not written", file: "writeout.go", every: true, tests: "TestWriteReadReopen|" + crash,
-		old: "for j, run := range p.runs {\n", new: "for j, run := range p.runs {\n\t\t\tif n := len(run.Bufs) - 1; len(run.Bufs[n]) > blockSize {\n\t\t\t\trun.Bufs = append(run.Bufs[:n:n], run.Bufs[n][:len(run.Bufs[n])-blockSize])\n\t\t\t}\n"},
+		old: "for _, run := range p.runs {\n", new: "for _, run := range p.runs {\n\t\t\tif n := len(run.Bufs) - 1; len(run.Bufs[n]) > blockSize {\n\t\t\t\trun.Bufs = append(run.Bufs[:n:n], run.Bufs[n][:len(run.Bufs[n])-blockSize])\n\t\t\t}\n"},
 	{name: "a slot is freed while a hung write has it", file: "writeout.go", equal: "a device with a hung write is out until everything has returned; the slot's own count is a second lock",
 		old: "if n := m.hung[s.off]; n != nil {", new: "if n := m.hung[s.off]; n != nil && false {"},
 	{name: "trims are not journaled before a flush returns", file: "writeout.go", every: true, tests: crash,
