@@ -169,6 +169,19 @@ func backUpManifest(dir string) error {
 // it looked at the journal, or the child of one, may take a moment to go.
 var lockWait = 2 * time.Second
 
+// lockPause is between two attempts.
+var lockPause = func() { time.Sleep(10 * time.Millisecond) }
+
+// awaitLock repeats try, at least once, while somebody else has the lock, which isLocked tells by its error.
+func awaitLock(try func() error, isLocked func(error) bool) error {
+	err := try()
+	for until := time.Now().Add(lockWait); isLocked(err) && time.Now().Before(until); {
+		lockPause()
+		err = try()
+	}
+	return err
+}
+
 // lockDir takes the journal's lock, which the end of the process gives back.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
@@ -176,14 +189,10 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	for until := time.Now().Add(lockWait); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(until); {
-		time.Sleep(10 * time.Millisecond)
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	}
-	if err != nil {
+	taken := func(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
+	if err = awaitLock(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }, taken); err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if taken(err) {
 			return nil, fmt.Errorf("%s: %w", dir, ErrBusy)
 		}
 		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}

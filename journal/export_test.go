@@ -53,6 +53,14 @@ func SetLockWait(d time.Duration) (undo func()) {
 	return func() { lockWait = old }
 }
 
+// SetLockPause has fn called instead of a pause between two attempts to get a lock, and returns what undoes
+// that.
+func SetLockPause(fn func()) (undo func()) {
+	old := lockPause
+	lockPause = fn
+	return func() { lockPause = old }
+}
+
 // SetSmallMemTable makes Badger's memtables and logs a sixteenth of their size, and returns what undoes
 // that. Their format is the same; the time to open a store is not, least of all with the race
 // detector. Batches may have 100 KiB then.

@@ -228,12 +228,11 @@ func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
 
 // openBadger waits for Badger's own lock: who has that of the journal may have closed the store just now,
 // and a child that was being started then has what was open until it runs.
-func openBadger(options badger.Options) (*badger.DB, error) {
-	db, err := badger.Open(options)
-	for until := time.Now().Add(lockWait); isLocked(err) && time.Now().Before(until); {
-		time.Sleep(10 * time.Millisecond)
+func openBadger(options badger.Options) (db *badger.DB, err error) {
+	err = awaitLock(func() error {
 		db, err = badger.Open(options)
-	}
+		return err
+	}, isLocked)
 	return db, err
 }
 

@@ -107,9 +107,13 @@ func TestLockOfTheDying(t *testing.T) {
 	f, err := os.OpenFile(dir+"/lock", os.O_RDWR|os.O_CREATE, 0o600)
 	require.NoError(t, err)
 	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
-	gone := time.AfterFunc(50*time.Millisecond, func() { f.Close() })
-	defer gone.Stop()
+	waited := 0
+	defer journal.SetLockPause(func() {
+		waited++
+		require.NoError(t, f.Close())
+	})()
 	require.True(t, open(t, dir).SyncWrites())
+	require.Equal(t, 1, waited)
 }
 
 func TestSecondOpenerIsRefused(t *testing.T) {
@@ -505,12 +509,15 @@ func TestLockOfBadgerIsWaitedFor(t *testing.T) {
 		return d
 	}
 	first := hold()
-	go func() {
-		<-time.After(50 * time.Millisecond)
-		first.Close()
-	}()
+	waited := 0
+	goOn := journal.SetLockPause(func() {
+		waited++
+		require.NoError(t, first.Close())
+	})
 	s, err := journal.Open(dir, journal.Options{UUID: volume})
+	goOn()
 	require.NoError(t, err)
+	require.Equal(t, 1, waited)
 	require.NoError(t, s.Close())
 	d := hold()
 	defer d.Close()

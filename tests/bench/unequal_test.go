@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"ballast/striping/policy"
 	"ballast/tests/harness"
 
 	"github.com/stretchr/testify/require"
@@ -81,26 +82,10 @@ func newMeasured(t testing.TB, size int64, limits []int64) (ds disks, alone map[
 // bound is the largest rate at which every byte can be read once, or written to so many disks. Nobody
 // writes more of a byte than one copy, so at a rate of r a disk takes no more than r.
 func bound(rates []float64, rw string, copies int) float64 {
-	sum := 0.0
-	for _, r := range rates {
-		sum += r
-	}
 	if !strings.HasSuffix(rw, "write") {
-		return sum
+		copies = 1
 	}
-	low, high := 0.0, sum
-	for range 60 {
-		r, taken := (low+high)/2, 0.0
-		for _, rate := range rates {
-			taken += min(rate, r)
-		}
-		if taken >= float64(copies)*r {
-			low = r
-		} else {
-			high = r
-		}
-	}
-	return low
+	return policy.Bound(rates, copies)
 }
 
 type shape struct{ bs, depth int }

@@ -24,15 +24,8 @@ func TestOlderImageOfADisk(t *testing.T) {
 		t.Run(fmt.Sprintf("copies=%d", copies), func(t *testing.T) {
 			env := harness.New(t)
 			disks := volume(t, env, copies)
-			older, newest, out := disks[1]+".older", disks[1]+".newest", filepath.Join(t.TempDir(), "out")
-			d := env.Serve("v")
-			harness.Tool(t, "nbdcopy", "--flush", random(t, 32<<20, 1), d.URI("e"))
-			require.Zero(t, d.Stop())
-			copySparse(t, disks[1], older)
-			d = env.Serve("v")
-			data := random(t, 32<<20, 2)
-			harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
-			require.Zero(t, d.Stop())
+			older, data := overwritten(t, env, disks[1], 32<<20)
+			newest, out := disks[1]+".newest", filepath.Join(t.TempDir(), "out")
 			copySparse(t, disks[1], newest)
 			copySparse(t, older, disks[1])
 			image := contents(t, disks[1])
@@ -53,7 +46,7 @@ func TestOlderImageOfADisk(t *testing.T) {
 				_, err := env.TryServe("v")
 				require.ErrorContains(t, err, "E_DEVICE_STALE")
 				require.ErrorContains(t, err, "try: ")
-				d = env.Serve("v", "--degraded")
+				d := env.Serve("v", "--degraded")
 				_, err = harness.Try(t, "nbdcopy", d.URI("e"), out)
 				require.Error(t, err, "what was on it alone cannot be read")
 				require.Zero(t, d.Stop())
@@ -74,7 +67,7 @@ func TestOlderImageOfADisk(t *testing.T) {
 				require.Zero(t, d.Stop())
 				return
 			}
-			d = env.Serve("v")
+			d := env.Serve("v")
 			harness.Tool(t, "nbdcopy", d.URI("e"), out)
 			requireSame(t, data, out)
 			require.Contains(t, env.Must("status", "v"), "older image")
@@ -109,21 +102,15 @@ func TestOlderImageIsTakenBack(t *testing.T) {
 	harness.Need(t, "nbdcopy")
 	env := harness.New(t)
 	disks := volume(t, env, 2)
-	older, out := disks[1]+".older", filepath.Join(t.TempDir(), "out")
-	d := env.Serve("v")
-	harness.Tool(t, "nbdcopy", "--flush", random(t, 48<<20, 1), d.URI("e"))
-	require.Zero(t, d.Stop())
-	copySparse(t, disks[1], older)
-	d = env.Serve("v")
-	data := random(t, 32<<20, 2)
-	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
-	require.Zero(t, d.Stop())
+	older, data := overwritten(t, env, disks[1], 48<<20)
+	out := filepath.Join(t.TempDir(), "out")
 	copySparse(t, older, disks[1])
 
 	r := env.Command("check", "v")
 	require.Equal(t, 3, r.Code, r.Stdout+r.Stderr)
 	require.Contains(t, r.Stdout, "E_DEVICE_STALE: "+disks[1]+" is an older image of device d2")
 
+	var d *harness.Daemon
 	same := func() {
 		t.Helper()
 		_ = os.Remove(out)
@@ -164,6 +151,22 @@ func TestOlderImageIsTakenBack(t *testing.T) {
 	require.NotContains(t, env.Must("status", "v"), "older image")
 	same()
 	require.Zero(t, d.Stop())
+}
+
+// overwritten fills the first size bytes of export e, keeps what the disk is then as older, and overwrites
+// the first 32 MiB with data.
+func overwritten(t *testing.T, env *harness.Env, disk string, size int64) (older, data string) {
+	t.Helper()
+	older, data = disk+".older", random(t, 32<<20, 2)
+	for _, file := range []string{random(t, size, 1), data} {
+		d := env.Serve("v")
+		harness.Tool(t, "nbdcopy", "--flush", file, d.URI("e"))
+		require.Zero(t, d.Stop())
+		if file != data {
+			copySparse(t, disk, older)
+		}
+	}
+	return older, data
 }
 
 // readsOf counts the blocks of export e that are read as they are in the file data, and those that are
