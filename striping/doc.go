@@ -151,8 +151,8 @@
 // and 1/4 bit per region. Buffered writes are bounded by DirtyLimit (by default what the devices write
 // in a second, from 64 MiB to 2.5 % of the RAM), chunks that wait for their commit by FlushInterval
 // and flushSoonAfter, data read ahead by ReadAhead for each of at most 8 readers of an export. So a
-// daemon whose caches are full takes a few bytes more for each chunk that is placed: 169 MiB of its own
-// with 100,000 chunks that are read at random, 192 with a million. Buffers of the daemon are no part of
+// daemon whose caches are full takes a few bytes more for each chunk that is placed: 170 MiB of its own
+// with 100,000 chunks that are read at random, 171 with a million. Buffers of the daemon are no part of
 // the collector's heap (MapBuffers): of what they took, half of what nobody needed for 10 s goes back to
-// the kernel every 10 s. With a million chunks just written it has 560 MiB, most of it buffers (before: 848).
+// the kernel every 10 s. With a million chunks just written it has 517 MiB, most of it buffers.
 package striping
