@@ -12,6 +12,7 @@ func TestTorture(t *testing.T) {
 	*forecastSeeds = max(*forecastSeeds, 20)
 	*drainSeeds = max(*drainSeeds, 60)
 	*everyState = true
+	*burstHours = max(*burstHours, 24)
 	t.Run("power cuts", TestCrash)
 	t.Run("power cuts of faulty mirrors", TestCrashWithFaults)
 	t.Run("power cuts and lost disks", TestCrashThenLoss)
@@ -22,4 +23,5 @@ func TestTorture(t *testing.T) {
 	t.Run("forecasts", TestForecasts)
 	t.Run("drains through power cuts", TestDrainThroughCrashes)
 	t.Run("slow disks", TestSlowDiskSitsOut)
+	t.Run("bursts", TestRivalsNoFalseVerdict)
 }

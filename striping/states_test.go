@@ -67,8 +67,9 @@ func (r *rig) endLoad(m *model, l *load) {
 	require.NoError(r.t, r.close())
 }
 
-// TestSlowDiskSitsOut: a disk that is 5x or 20x slower than it was is found within 15 s, also when
-// there are only two, nothing is lost by its sitting out, and it is back within a minute of being well.
+// TestSlowDiskSitsOut: a disk that is 5x or 20x slower than it was is seen to be within 5 s and sits out within
+// 15 s, also when there are only two. Clients read nothing there then, nothing is lost by its sitting out,
+// and it is back within a minute of being well.
 func TestSlowDiskSitsOut(t *testing.T) {
 	for _, disks := range []int{2, 4} {
 		for _, factor := range []float64{5, 20} {
@@ -82,13 +83,17 @@ func TestSlowDiskSitsOut(t *testing.T) {
 						require.Equal(t, "online", r.v.Status().Devices[i].State)
 					}
 					r.disks[1].SetSlow(factor)
-					found := until(t, 15*time.Second, "found", r.stateIs(1, "slow"))
+					seen := until(t, 5*time.Second, "seen", func() bool { return r.v.Status().Devices[1].Slowdown > 2 })
+					found := seen + until(t, 15*time.Second-seen, "found", r.stateIs(1, "slow"))
+					time.Sleep(time.Second)
+					before := r.devs[1].Stats().Read
 					time.Sleep(time.Minute)
 					require.True(t, r.stateIs(1, "slow")())
+					require.Equal(t, before, r.devs[1].Stats().Read, "clients read there")
 					r.disks[1].SetSlow(1)
 					back := until(t, time.Minute, "back", func() bool { s := r.v.Status().Devices[1].State; return s == "online" || s == "rebuilding" })
 					until(t, time.Minute, "has what it missed", r.stateIs(1, "online"))
-					t.Logf("found after %v, back after %v", found, back)
+					t.Logf("seen after %v, found after %v, back after %v", seen, found, back)
 					r.endLoad(m, l)
 				})
 			})
@@ -292,46 +297,6 @@ func TestScrubHeals(t *testing.T) {
 		r.requireStamped(s, 64, 1)
 		s.Close()
 		require.NoError(t, r.v.checkCopies(t.Context()))
-		require.NoError(t, r.close())
-	})
-}
-
-// TestRebuildGoesByRisk: of three copies two are lost; everything has two again before anything has three.
-func TestRebuildGoesByRisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, rigConfig{disks: 6, size: 8 << 20, copies: 3, timing: gentle, opts: Options{ReadAhead: -1}})
-		s := r.fillExport(96)
-		for _, i := range []int{1, 2} {
-			require.NoError(t, r.v.Offline(t.Context(), devices.ID(i+1), false))
-		}
-		one := func() (n int) {
-			require.NoError(t, r.v.scanChunks(t.Context(), func(_ chunkKey, _ *journal.Chunk, places []place) {
-				if r.v.goodCopies(places) == 1 {
-					n++
-				}
-			}))
-			return n
-		}
-		three := func() (n int) {
-			require.NoError(t, r.v.scanChunks(t.Context(), func(_ chunkKey, _ *journal.Chunk, places []place) {
-				if r.v.goodCopies(places) == 3 {
-					n++
-				}
-			}))
-			return n
-		}
-		require.NotZero(t, one())
-		before := three()
-		id, err := r.v.Rebuild(t.Context(), JobOptions{})
-		require.NoError(t, err)
-		for one() > 0 {
-			require.LessOrEqual(t, three(), before, "a third copy before every second")
-			time.Sleep(time.Millisecond)
-		}
-		until(t, time.Minute, "rebuilt", r.jobEnded(id))
-		require.Equal(t, 96, three())
-		r.requireStamped(s, 96, 1)
-		s.Close()
 		require.NoError(t, r.close())
 	})
 }
