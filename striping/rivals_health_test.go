@@ -78,13 +78,15 @@ type bursts struct {
 	ops    atomic.Int64
 	n      int
 	events uint64 // seen so far
+	stop   chan struct{}
+	gc     sync.WaitGroup
 }
 
 // verdicts are the events that no healthy disk may cause.
 var verdicts = []string{"DEVICE_SLOW", "DEVICE_HUNG", "DEVICE_FAILED", "DEVICE_CONDEMNED", "HOST_SLOW"}
 
-// newBursts is disks of 20, 10 and 5 MB/s and another of 10, a tenth of what disks do, with their service times
-// spread as widely as those of disks that collect their garbage.
+// newBursts is disks of 20, 10 and 5 MB/s and another of 10, a tenth of what disks do. Their service times
+// spread widely, and a tenth of the seconds each is five times slower, as one that collects its garbage.
 func newBursts(t *testing.T, seed uint64) *bursts {
 	r := newRig(t, rigConfig{disks: 4, size: 16 << 20, copies: 2, seed: seed, opts: Options{DirtyLimit: 2 << 20, CacheBytes: 1}})
 	for i, rate := range []float64{20e6, 10e6, 5e6, 10e6} {
@@ -92,7 +94,24 @@ func newBursts(t *testing.T, seed uint64) *bursts {
 			Latency: time.Millisecond, Noise: 0.4})
 		r.devs[i].StartProbes()
 	}
-	return &bursts{r: r, e: r.fillExport(200), rng: rand.New(rand.NewPCG(seed, 11))}
+	b := &bursts{r: r, e: r.fillExport(200), rng: rand.New(rand.NewPCG(seed, 11)), stop: make(chan struct{})}
+	for i, d := range r.disks {
+		rng := rand.New(rand.NewPCG(seed, uint64(13+i)))
+		b.gc.Go(func() {
+			for {
+				select {
+				case <-b.stop:
+					return
+				case <-time.After(time.Second):
+					d.SetSlow(1)
+					if rng.IntN(10) == 0 {
+						d.SetSlow(5)
+					}
+				}
+			}
+		})
+	}
+	return b
 }
 
 // burst makes requests of one kind for so long, from 1 to 32 at a time.
@@ -176,6 +195,8 @@ func (b *bursts) rebuild(t *testing.T) {
 func (b *bursts) end(t *testing.T) {
 	t.Helper()
 	b.noVerdict(t)
+	close(b.stop)
+	b.gc.Wait()
 	b.e.Close()
 	require.NoError(t, b.r.v.checkCopies(t.Context()))
 	require.NoError(t, b.r.close())
