@@ -170,8 +170,8 @@ func TestRivalsRebuildMakesWay(t *testing.T) {
 			r.requireStamped(s, chunks, 1)
 			require.NoError(t, r.v.Offline(t.Context(), 4, false))
 			l := startReaders(s, 16, 16<<10)
-			time.Sleep(time.Second)
-			base, baseP99 := l.during(time.Second)
+			time.Sleep(100 * time.Millisecond)
+			base, baseP99 := l.during(400 * time.Millisecond)
 			id, err := r.v.Rebuild(t.Context(), JobOptions{})
 			require.NoError(t, err)
 			time.Sleep(time.Second) // each copy begins with reads
