@@ -75,7 +75,8 @@
 // # How data moves
 //
 // Jobs (drain, replace, rebuild, rebalance) move copies of chunks while clients read and write
-// them; move.go says how, job.go what a job is. D7: at every moment of it the copies that the journal
+// them; move.go says how, job.go what a job is. A rebalance begins by itself when clients are quiet
+// and a device is 5 % of its space off its share (evening.go). D7: at every moment of it the copies that the journal
 // names are good ones: a new copy is synced before the chunk names it, the chunk names it before the
 // journal does, and the old slot is given back after that. What is left to do is found in the
 // placements, so a crash costs what was under way.

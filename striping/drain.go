@@ -238,7 +238,7 @@ func (v *Volume) conflicts(kind journal.JobKind) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, j := range t.list {
-		if j.rec.Kind == kind && !j.over() {
+		if j.rec.Kind == kind && !j.over() && !j.tidies() {
 			return fmt.Errorf("%s is under way: %w", j.id(), ErrConflict)
 		}
 	}

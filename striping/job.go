@@ -122,6 +122,9 @@ func (j *job) urgency() int {
 	case journal.JobDrain, journal.JobReplace:
 		return 1
 	case journal.JobRebalance:
+		if j.tidies() {
+			return 4
+		}
 		return 2
 	}
 	return 3
@@ -185,6 +188,7 @@ func (v *Volume) addJob(ctx context.Context, rec journal.Job) (*job, error) {
 		text += ": " + rec.Reason
 	}
 	v.eventAlways(0, "JOB_STARTED", 0, text)
+	v.makeWay()
 	t.wake()
 	return j, nil
 }
@@ -252,7 +256,7 @@ func (v *Volume) runJobs() {
 		wait := blockedRetry
 		if j == nil {
 			wait = time.Hour
-			if v.startRebuild() {
+			if v.startRebuild() || v.startEvening() {
 				continue
 			}
 			if v.graceRuns() {

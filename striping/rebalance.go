@@ -3,6 +3,7 @@ package striping
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"ballast/devices"
 	"ballast/journal"
@@ -13,11 +14,10 @@ import (
 // and nothing else: what is moved is the sum of the deficits. Shares are those of policy.Targets, by
 // speed as far as capacities allow. Devices within the dead band count as right.
 //
-// None begins by itself when a device joins. It takes new chunks at once, so nothing is stranded and
-// nothing is slower than before; moving what is old costs hours of every disk's time and wear, which is
-// for the operator to spend (who may be about to add a second disk).
+// A device that joins takes new chunks at once, so nothing is stranded and nothing is slower than before.
+// What is old is moved when the operator says so, or clients are quiet (evening.go).
 const (
-	rebalanceStart = 0.05 // of its capacity a device is off before a rebalance is worth it
+	rebalanceStart = 0.05 // of its capacity a device is off before a rebalance begins by itself
 	rebalanceStop  = 0.01
 )
 
@@ -106,17 +106,20 @@ func imbalance(list []share) (worst float64, move int64) {
 	return worst, move
 }
 
-// Rebalance begins to even out what the devices hold.
+// Rebalance begins to even out what the devices hold. One that began by itself goes on as asked for.
 func (v *Volume) Rebalance(ctx context.Context, o JobOptions) (string, error) {
+	if o.Reason == "" {
+		o.Reason = "asked for"
+	}
+	if id, err := v.takeOver(ctx, o); id != "" || err != nil {
+		return id, err
+	}
 	if err := v.conflicts(journal.JobRebalance); err != nil {
 		return "", err
 	}
 	worst, move := imbalance(v.shares())
 	if worst <= rebalanceStop {
 		return "", fmt.Errorf("every device holds its share already: %w", ErrNoJob)
-	}
-	if o.Reason == "" {
-		o.Reason = "asked for"
 	}
 	j, err := v.addJob(ctx, journal.Job{Kind: journal.JobRebalance, Total: uint64(move), Pace: uint64(max(o.Pace, 0)), Reason: o.Reason})
 	if err != nil {
@@ -125,9 +128,28 @@ func (v *Volume) Rebalance(ctx context.Context, o JobOptions) (string, error) {
 	return j.id(), nil
 }
 
+// takeOver makes a rebalance that began by itself one that was asked for; it returns "" if there is none.
+func (v *Volume) takeOver(ctx context.Context, o JobOptions) (string, error) {
+	t := &v.jobs
+	t.mu.Lock()
+	i := slices.IndexFunc(t.list, func(j *job) bool { return !j.over() && j.tidies() })
+	if i < 0 {
+		t.mu.Unlock()
+		return "", nil
+	}
+	j := t.list[i]
+	j.rec.State, j.rec.Reason, j.rec.Pace, j.blocked = journal.JobRunning, o.Reason, uint64(max(o.Pace, 0)), ""
+	t.mu.Unlock()
+	defer t.wake()
+	return j.id(), v.saveJob(ctx, j)
+}
+
 // runRebalance moves the surplus. The sources and targets are chosen anew for each batch.
 func (v *Volume) runRebalance(ctx context.Context, j *job) error {
 	for {
+		if err := v.mayGoOn(j); err != nil {
+			return err
+		}
 		if err := v.commitWritten(ctx); err != nil {
 			return err
 		}
@@ -144,15 +166,15 @@ func (v *Volume) runRebalance(ctx context.Context, j *job) error {
 		if err != nil {
 			return err
 		}
+		if err := v.mayGoOn(j); err != nil {
+			return err
+		}
 		if moved == 0 && why == nil {
 			v.finishMoves(j) // what is left cannot be evened out: domains stand against it
 			return nil
 		}
 		if moved == 0 {
 			return why
-		}
-		if v.moreUrgent(j) {
-			return errYield
 		}
 	}
 }

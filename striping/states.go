@@ -248,6 +248,7 @@ func (v *Volume) watch() {
 		}
 		now := v.uptime()
 		v.judgeAll(now, now-at, last, &host)
+		v.lookForQuiet(now - at)
 		at = now
 	}
 }

@@ -54,6 +54,7 @@ func (v *Volume) recount() {
 		v.health.degraded.Store(h.degraded.Load())
 		v.health.lost.Store(h.lost.Load())
 		v.rebuildDue.Store(true)
+		v.makeWay()
 		v.jobs.wake()
 	})
 }

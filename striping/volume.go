@@ -39,6 +39,8 @@ type Options struct {
 	Seed uint64
 	// Degraded allows a volume of one copy to start with devices missing.
 	Degraded bool
+	// Rebalance has the volume even out by itself what its devices hold, while clients are quiet.
+	Rebalance bool
 }
 
 func (o *Options) setDefaults() {
@@ -156,6 +158,7 @@ type Volume struct {
 	opened time.Time
 
 	rebuildDue atomic.Bool // redundancy may have fallen: jobs make way
+	quiet      quiet
 
 	ctx    context.Context // ends when the volume closes
 	cancel context.CancelFunc

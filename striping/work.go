@@ -332,7 +332,7 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 		for range min(movesPerDevice, len(list)) {
 			wg.Go(func() {
 				for p := range work {
-					if v.keepPace(ctx, j, p.bytes) != nil {
+					if v.mayGoOn(j) != nil || v.keepPace(ctx, j, p.bytes) != nil {
 						return
 					}
 					r := rule(p.key)

@@ -93,7 +93,8 @@ func (a *app) deviceAdd() *cobra.Command {
 		Use:   "add VOLUME DEVICE",
 		Short: "Add a disk; it takes new data at once, at its speed",
 		Long: `DEVICE is a block device, a file, or PATH:SIZE to make a sparse file. What is on the volume already
-stays where it is; "ballast rebalance start" moves the new device's share to it.`,
+stays where it is until clients are quiet for a minute; "ballast rebalance start" moves the new device's share
+to it at once.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := newDisk(q, args[1]); err != nil {

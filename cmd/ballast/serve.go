@@ -79,6 +79,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 	f.BoolVar(&o.AcceptStale, "accept-stale", false, "take a disk for what it was although it is an older image; reads of blocks that it lost fail")
 	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what the journal's copies on the devices have")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
+	f.BoolVar(&o.NoRebalance, "no-rebalance", false, "do not even out what the disks hold while clients are quiet, only on \"ballast rebalance start\"")
 	f.BoolVar(&watch, "watch", false, "show the status until the end")
 	f.StringVar(&dirty, "dirty-limit", "", "memory for writes that no disk has yet (default: what they write in 1s, from 64MiB to 2.5% of the RAM)")
 	f.StringVar(&cache, "cache", "", "memory for what is known of placement (default 64MiB)")

@@ -49,6 +49,7 @@ type Options struct {
 	Degraded      bool          // serve a volume of one copy with devices missing
 	AcceptStale   bool          // serve with older images of devices
 	ReadOnly      bool          // of all exports
+	NoRebalance   bool          // the volume does not even out by itself what its devices hold
 	DirtyLimit    int64         // bytes; 0: default
 	CacheBytes    int64         // bytes; 0: default
 	FlushInterval time.Duration // 0: default

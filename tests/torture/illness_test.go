@@ -108,12 +108,7 @@ func (w *ward) await(what string, limit time.Duration, ok func(s status) bool) t
 
 // whole reports whether every device is online and every chunk has its copies.
 func whole(s status) bool {
-	return s.Degraded == 0 && !slices.ContainsFunc(s.Devices, func(d struct {
-		ID, Path, State, Reason string
-		Errors                  int64
-	}) bool {
-		return d.State != "online"
-	})
+	return s.Degraded == 0 && !slices.ContainsFunc(s.Devices, func(d deviceStatus) bool { return d.State != "online" })
 }
 
 // codes are those of the events of a device so far.

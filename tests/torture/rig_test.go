@@ -245,15 +245,19 @@ type status struct {
 		Off    int64 `json:"offset"`
 		Size   int64
 	} `json:"bad_ranges"`
-	Devices []struct {
-		ID, Path, State, Reason string
-		Errors                  int64
-	}
+	Devices []deviceStatus
 	Health  []struct{ Code, Severity, Message, Action string }
 	Journal struct {
 		CopiesGood int `json:"copies_good"`
 		Recovered  string
 	}
+}
+
+type deviceStatus struct {
+	ID, Path, State, Reason string
+	Errors                  int64
+	Size                    int64 `json:"size_bytes"`
+	Used                    int64 `json:"used_bytes"`
 }
 
 func (r *rig) status() (s status) {
