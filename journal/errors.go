@@ -12,7 +12,7 @@ var (
 	// ErrNoStore is returned by Open when the store is to be made anew from a copy, and its directory
 	// does not take one: the disk under it has errors, or cannot be written to.
 	ErrNoStore = errors.New("no store can be made there")
-	// ErrTooBig is returned by Commit of a batch beyond MaxBatchOps or MaxBatchBytes. Nothing
+	// ErrTooBig is returned by Commit of a batch beyond MaxBatchOps, MaxBatchBytes or MaxValueBytes. Nothing
 	// was committed; it is not final.
 	ErrTooBig = errors.New("batch is too big")
 	// ErrUnsettled is returned by Commit, beside the context's error, when the context ended

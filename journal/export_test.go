@@ -28,6 +28,9 @@ func (s *Store) Flatten() error { return s.db.Flatten(2) }
 // SyncWrites says whether each transaction is made durable.
 func (s *Store) SyncWrites() bool { return s.db.Opts().SyncWrites }
 
+// SyncsValueLog says whether each transaction flushes the value log as well.
+func (s *Store) SyncsValueLog() bool { return *syncsValueLog(s.db) }
+
 // Log makes Badger log an error.
 func (s *Store) Log(format string, args ...any) { s.wire.Errorf(format, args...) }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -90,8 +91,8 @@ var _ Journal = (*Store)(nil)
 func badgerOptions(dir string, wire *tripwire) badger.Options {
 	return badger.DefaultOptions(filepath.Join(dir, badgerName)).
 		WithSyncWrites(true). // the only durable mode; DB.Sync misses a rotated log
-		WithMemTableSize(memTable).WithNumMemtables(2).WithValueThreshold(min(1<<20, memTable/8)).
-		WithValueLogFileSize(1 << 20). // unused: all values are below the threshold of 1 MiB
+		WithMemTableSize(memTable).WithNumMemtables(2).WithValueThreshold(min(2*MaxValueBytes, memTable/8)).
+		WithValueLogFileSize(1 << 20). // unused: all values are below the threshold
 		WithCompression(options.None).WithBlockCacheSize(0).WithIndexCacheSize(0).
 		WithChecksumVerificationMode(options.OnTableRead). // the others lose keys silently, or crash
 		WithNumCompactors(2).WithCompactL0OnClose(false).WithNumVersionsToKeep(1).
@@ -233,7 +234,18 @@ func openBadger(options badger.Options) (db *badger.DB, err error) {
 		db, err = badger.Open(options)
 		return err
 	}, isLocked)
+	if err == nil {
+		*syncsValueLog(db) = false
+	}
 	return db, err
+}
+
+// syncsValueLog is Badger's own switch: whether each commit flushes the value log too, before the log that
+// has all our values. The value log is empty, but a flush of the disk is what that costs. No option
+// turns it off alone, so the name goes with Badger's version; a test and this panic tell of a change.
+func syncsValueLog(db *badger.DB) *bool {
+	sync := reflect.ValueOf(db).Elem().FieldByName("vlog").FieldByName("opt").FieldByName("SyncWrites")
+	return (*bool)(sync.Addr().UnsafePointer())
 }
 
 // isLocked goes by Badger's text: it does not wrap the error.

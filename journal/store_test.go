@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,27 @@ func TestReopen(t *testing.T) {
 // a rotation of the log leaves the old log unsynced.
 func TestSyncWrites(t *testing.T) {
 	require.True(t, open(t, create(t)).SyncWrites())
+}
+
+// TestValueLogIsEmpty: what a commit does not flush has nothing of it, and a larger value is refused.
+func TestValueLogIsEmpty(t *testing.T) {
+	dir := create(t)
+	s := open(t, dir)
+	require.False(t, s.SyncsValueLog())
+	b := &journal.Batch{}
+	b.Put(journal.MakeKey(journal.SpaceJob, 0, 1), bytes.Repeat([]byte("x"), journal.MaxValueBytes))
+	require.NoError(t, s.Commit(t.Context(), b))
+	logs, err := filepath.Glob(dir + "/badger/*.vlog")
+	require.NoError(t, err)
+	require.NotEmpty(t, logs)
+	for _, name := range logs {
+		content, err := os.ReadFile(name)
+		require.NoError(t, err)
+		const header = 20 // Badger's
+		require.Empty(t, bytes.TrimRight(content[header:], "\x00"), name)
+	}
+	b.Ops[0].Value = append(b.Ops[0].Value, 'x')
+	require.ErrorIs(t, s.Commit(t.Context(), b), journal.ErrTooBig)
 }
 
 func TestCreateRefuses(t *testing.T) {
