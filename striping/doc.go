@@ -60,7 +60,8 @@
 // others), commits the placements it depends on, and returns. Data that only overwrote durable
 // blocks in place is found through the intents and needs no commit; the background commit, every
 // 5 s, settles those. Flushes of one object that come together share this work; those of different
-// objects run side by side, and wait for no device that holds nothing of theirs.
+// objects run side by side, and wait for no device that holds nothing of theirs. What a name space has to
+// commit with its files' data goes into the same journal batch ([Volume.SyncFilesWith]).
 //
 // So a write is acknowledged from RAM, and never by fewer devices than it has copies: a disk that stalls
 // costs room in the buffer, and a flush that covers what it holds waits until it answers or, after 5 s, its

@@ -285,8 +285,17 @@ func (f *File) Sync(ctx context.Context) error { return f.e.Sync(ctx) }
 // SyncFiles is Sync for several files, which share what there is to do. It returns an error, or
 // nil, for each.
 func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
-	errs := make([]error, len(files))
-	r := &flushRequest{to: ^uint64(0)}
+	errs, _ := v.SyncFilesWith(ctx, files, nil)
+	return errs
+}
+
+// SyncFilesWith is SyncFiles with changes of the caller that are to be durable when the files are. When
+// all that is left to do is one commit, with is called for the changes (nil: none, after all), and both
+// are committed in one journal batch, as joined tells. Else the caller has to commit them. with must
+// not wait for what the files do.
+func (v *Volume) SyncFilesWith(ctx context.Context, files []*File, with func() *journal.Batch) (errs []error, joined bool) {
+	errs = make([]error, len(files))
+	r := &flushRequest{to: ^uint64(0), with: with}
 	for i, f := range files {
 		if f.e.o.unsettled.Load() == 0 {
 			continue
@@ -294,10 +303,12 @@ func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
 		if errs[i] = f.e.o.begin(); errs[i] == nil {
 			defer f.e.o.end()
 			r.objects = append(r.objects, f.e.o)
+		} else {
+			r.with = nil
 		}
 	}
 	if len(r.objects) == 0 {
-		return errs
+		return errs, false
 	}
 	result := v.flushes.ask(ctx, r)
 	for i, f := range files {
@@ -308,7 +319,7 @@ func (v *Volume) SyncFiles(ctx context.Context, files []*File) []error {
 			errs[i] = result.err // it was not carried out
 		}
 	}
-	return errs
+	return errs, result.joined
 }
 
 // ChunkSize is the size of a chunk in bytes.

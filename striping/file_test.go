@@ -3,7 +3,9 @@ package striping
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -164,6 +166,97 @@ func TestManySmallFiles(t *testing.T) {
 			f.Close()
 		}
 		r.close()
+	})
+}
+
+// TestSyncFilesWith: what is to be durable with files is committed with their placements, in one batch;
+// or not at all, when a file fails or there is no room for both.
+func TestSyncFilesWith(t *testing.T) {
+	key := journal.MakeKey(journal.SpaceJob, 0, 77)
+	for _, c := range []struct {
+		name    string
+		prepare func(r *rig)
+		with    int // bytes of it
+		joined  bool
+		commits int // -1: also of the disk's state
+		failed  int
+	}{
+		{"all is well", func(*rig) {}, 100, true, 1, 0},
+		{"nothing", func(*rig) {}, 0, false, 1, 0},
+		{"too much", func(*rig) {}, journal.MaxBatchBytes, false, 1, 0},
+		{"a disk fails", func(r *rig) { r.disks[1].FailNth(faultdisk.OnSync, 1, syscall.EIO, true) }, 100, false, -1, 1},
+		{"no room", func(r *rig) { r.j.SetFull(true) }, 100, false, 0, 2},
+		{"the journal dies", func(r *rig) { r.j.FailAt(1) }, 100, false, 0, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, rigConfig{disks: 2, opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour}})
+				files := []*File{r.newFile(nil), r.newFile(nil)}
+				for i, f := range files {
+					f.Grow(blockSize)
+					require.NoError(t, f.WriteAt(t.Context(), stamped(0, 1, uint32(i+1)), 0))
+				}
+				c.prepare(r)
+				changes := &journal.Batch{}
+				for n := c.with; n > 0; n -= journal.MaxValueBytes {
+					changes.Put(journal.MakeKey(journal.SpaceJob, 0, 77+uint64(n)/journal.MaxValueBytes), make([]byte, min(n, journal.MaxValueBytes)))
+				}
+				before := r.j.Counters().Commits
+				errs, joined := r.v.SyncFilesWith(t.Context(), files, func() *journal.Batch {
+					if c.with == 0 {
+						return nil
+					}
+					return changes
+				})
+				require.Equal(t, c.joined, joined)
+				if c.commits >= 0 {
+					require.EqualValues(t, c.commits, r.j.Counters().Commits-before)
+				}
+				require.Len(t, slices.DeleteFunc(errs, func(err error) bool { return err == nil }), c.failed)
+				_, err := r.j.Get(key)
+				require.Equal(t, c.joined, err == nil, "%v", err)
+				for _, f := range files {
+					f.Close()
+				}
+				r.j.SetFull(false)
+				_ = r.close() // fails where the journal or a disk does
+			})
+		})
+	}
+}
+
+// TestSyncFilesWithAtOnce: of several that come together each has its own changes committed.
+func TestSyncFilesWithAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const callers = 8
+		r := newRig(t, rigConfig{disks: 2, latency: time.Millisecond, opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour}})
+		var wg sync.WaitGroup
+		for i := range callers {
+			f := r.newFile(nil)
+			f.Grow(blockSize)
+			require.NoError(t, f.WriteAt(t.Context(), stamped(0, 1, uint32(i+1)), 0))
+			wg.Go(func() {
+				defer f.Close()
+				errs, joined := r.v.SyncFilesWith(t.Context(), []*File{f}, func() *journal.Batch {
+					b := &journal.Batch{}
+					b.Put(journal.MakeKey(journal.SpaceJob, 0, uint64(i+1)), []byte("x"))
+					return b
+				})
+				require.NoError(t, errs[0])
+				require.True(t, joined)
+			})
+		}
+		wg.Wait()
+		for i := range callers {
+			_, err := r.j.Get(journal.MakeKey(journal.SpaceJob, 0, uint64(i+1)))
+			require.NoError(t, err)
+		}
+		b := &journal.Batch{}
+		for i := range callers {
+			b.Delete(journal.MakeKey(journal.SpaceJob, 0, uint64(i+1))) // they are no jobs
+		}
+		require.NoError(t, r.j.Commit(t.Context(), b))
+		require.NoError(t, r.close())
 	})
 }
 

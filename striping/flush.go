@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -41,13 +42,14 @@ type flusher struct {
 }
 
 // laneKey names a lane: an object's, or, with nil, the whole volume's. Lists of objects have one of
-// their own, and so have early commits: a flush of everything may be waiting for the space that they give
+// their own, and so have those whose commit others join, and early commits: a flush of everything may be waiting for the space that they give
 // back. Chunks that jobs have moved are committed apart from flushes, which may have much to write out.
 type laneKey struct {
 	o     *object
 	list  bool
 	early bool
 	parts bool
+	joint bool
 }
 
 // lane are the rounds of one object, one at a time.
@@ -56,12 +58,13 @@ type lane struct {
 }
 
 type flushRequest struct {
-	objects  []*object // nil: all
-	from, to uint64    // chunks
-	settle   bool      // commit everything, not only what a flush needs
-	commit   bool      // commit what is written, leave what is dirty
-	early    bool      // nobody waits for it: the one that hurry speaks of
-	before   time.Time // leave what was first written after that, unless zero
+	objects  []*object             // nil: all
+	from, to uint64                // chunks
+	settle   bool                  // commit everything, not only what a flush needs
+	commit   bool                  // commit what is written, leave what is dirty
+	early    bool                  // nobody waits for it: the one that hurry speaks of
+	before   time.Time             // leave what was first written after that, unless zero
+	with     func() *journal.Batch // see SyncFiles
 	done     chan flushResult
 }
 
@@ -69,10 +72,14 @@ type flushRequest struct {
 type flushResult struct {
 	err    error
 	failed map[uint64]error // what of it is whose, by number of the object
+	joined bool             // what with returned is committed
 }
 
 // lane is where the request waits for its turn.
 func (r *flushRequest) lane() laneKey {
+	if r.with != nil {
+		return laneKey{joint: true}
+	}
 	switch len(r.objects) {
 	case 0:
 		return laneKey{early: r.early}
@@ -154,7 +161,10 @@ func (f *flusher) work(key laneKey, l *lane) {
 	for {
 		f.mu.Lock()
 		round := l.queue
-		l.queue = nil
+		if key.joint && len(round) > 1 { // each has a batch of its own
+			round = round[:1]
+		}
+		l.queue = l.queue[len(round):]
 		if len(round) == 0 {
 			delete(f.lanes, key)
 			f.mu.Unlock()
@@ -224,20 +234,25 @@ func (f *flusher) round(requests []*flushRequest) {
 		}
 	}
 	failed := v.writeAll(dirty)
-	for c, err := range v.commit(all, settle) {
+	with := requests[0].with // who has one is alone
+	if len(failed) > 0 {
+		with = nil
+	}
+	missed, joined := v.commit(all, settle, with)
+	for c, err := range missed {
 		if failed[c] == nil {
 			failed[c] = err
 		}
 	}
 	for i, r := range requests {
-		v.answer(r, lists[i], failed)
+		v.answer(r, lists[i], failed, joined)
 	}
 }
 
 // answer tells a request what became of its chunks, and gives their references back.
-func (v *Volume) answer(r *flushRequest, chunks []*chunk, failed map[*chunk]error) {
+func (v *Volume) answer(r *flushRequest, chunks []*chunk, failed map[*chunk]error, joined bool) {
 	var errs []error
-	var result flushResult
+	result := flushResult{joined: joined}
 	for _, c := range chunks {
 		if err := failed[c]; err != nil {
 			if result.failed == nil {
@@ -310,20 +325,22 @@ func (v *Volume) writeAll(chunks []*chunk) map[*chunk]error {
 const commitBytes = journal.MaxBatchBytes / 4
 
 // commit makes the placements of chunks durable: those a flush depends on, or all with settle.
-// It returns what failed.
+// It returns what failed, and whether what with returned, if it is not nil, was committed with the last
+// of them.
 //
 // A chunk is claimed for the commit at once, so that no new write-out of it starts. Chunks that
 // are not being written now go on together with those that lie on the same devices; the others
-// follow as they come free. A claimed chunk so never waits for another one, whatever rounds meet.
-func (v *Volume) commit(chunks []*chunk, settle bool) map[*chunk]error {
+// follow as they come free. A claimed chunk so never waits for another one, whatever rounds meet; only
+// the last ones of a commit that others join wait for the commits of those before.
+func (v *Volume) commit(chunks []*chunk, settle bool, with func() *journal.Batch) (failed map[*chunk]error, joined bool) {
 	var mu sync.Mutex
-	failed := map[*chunk]error{}
-	finish := func(group []*chunk) {
-		for c, err := range v.commitGroup(group, settle) {
-			mu.Lock()
-			failed[c] = err
-			mu.Unlock()
-		}
+	failed = map[*chunk]error{}
+	finish := func(group []*chunk, with func() *journal.Batch) (joined bool) {
+		missed, joined := v.commitGroup(group, settle, with)
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(failed, missed)
+		return joined
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -338,16 +355,22 @@ func (v *Volume) commit(chunks []*chunk, settle bool) map[*chunk]error {
 		}
 	}
 	for {
+		if busy == 0 && with != nil {
+			if wg.Wait(); len(failed) > 0 {
+				with = nil
+			}
+			return failed, finish(free, with)
+		}
 		groups := v.byDevices(free)
 		for i, group := range groups {
 			if busy == 0 && i == len(groups)-1 { // the last one needs no goroutine
-				finish(group)
+				finish(group, nil)
 			} else {
-				wg.Go(func() { finish(group) })
+				wg.Go(func() { finish(group, nil) })
 			}
 		}
 		if busy == 0 {
-			return failed
+			return failed, false
 		}
 		free = free[:0]
 		for more := true; more && busy > 0; {
@@ -384,9 +407,10 @@ func (v *Volume) byDevices(chunks []*chunk) (groups [][]*chunk) {
 	return groups
 }
 
-// commitGroup syncs the devices of chunks that are held for it, and commits them.
-func (v *Volume) commitGroup(chunks []*chunk, settle bool) map[*chunk]error {
-	failed := map[*chunk]error{}
+// commitGroup syncs the devices of chunks that are held for it, and commits them, together with what
+// with returns, if all of them are sound and it goes into one batch.
+func (v *Volume) commitGroup(chunks []*chunk, settle bool, with func() *journal.Batch) (failed map[*chunk]error, joined bool) {
+	failed = map[*chunk]error{}
 	v.syncFor(chunks)
 	var batch []*chunk
 	for _, c := range chunks {
@@ -400,8 +424,16 @@ func (v *Volume) commitGroup(chunks []*chunk, settle bool) map[*chunk]error {
 			v.endCommit(c, nil, nil)
 		}
 	}
+	var beside *journal.Batch
+	if with != nil && len(failed) == 0 && len(batch) > 0 {
+		beside = with()
+	}
 	for len(batch) > 0 {
-		n, err := v.commitSome(batch)
+		n, err := v.commitSome(batch, beside)
+		if beside != nil {
+			joined = err == nil && n > 0
+			beside = nil
+		}
 		for _, c := range batch[:n] {
 			if err != nil {
 				failed[c] = err
@@ -409,11 +441,12 @@ func (v *Volume) commitGroup(chunks []*chunk, settle bool) map[*chunk]error {
 		}
 		batch = batch[n:]
 	}
-	return failed
+	return failed, joined
 }
 
-// commitSome commits the first n chunks of list in one journal batch.
-func (v *Volume) commitSome(list []*chunk) (n int, err error) {
+// commitSome commits the first n chunks of list in one journal batch. With beside, that is all of
+// them and what stands there, or none, if that is too much or there is no room for it.
+func (v *Volume) commitSome(list []*chunk, beside *journal.Batch) (n int, err error) {
 	b := &journal.Batch{}
 	var recs []*journal.Chunk
 	size := 0
@@ -438,7 +471,16 @@ func (v *Volume) commitSome(list []*chunk) (n int, err error) {
 		}
 		n++
 	}
+	if beside != nil {
+		b.Ops = append(b.Ops, beside.Ops...)
+		if n < len(list) || b.Check() != nil {
+			return 0, nil
+		}
+	}
 	if err = v.j.Commit(context.WithoutCancel(v.ctx), b); err != nil {
+		if beside != nil && errors.Is(err, journal.ErrFull) { // there may be for one of the two
+			return 0, nil
+		}
 		err = fmt.Errorf("placement: %w", err)
 	}
 	v.stats.commits.Add(1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 )
 
 // committer commits layers of the delta, in rounds. Requests that arrive while a round is under
-// way share the next one: one flush of all their files, one or two journal commits.
+// way share the next one: one flush of all their files, and, if nothing is in the way, one journal
+// commit of all that has changed, where data lies and what it is called.
 //
 // A round closes the open layer, makes the data durable of the files that are asked for or waited
 // for, changes their records (in the layer that waits for them, or in one behind the closed ones),
@@ -138,7 +140,7 @@ func (c *committer) round(requests []*request, tick bool) error {
 		}
 	}
 	layers, added := c.t.delta.seal((len(asked) + settleAtOnce - 1) / settleAtOnce)
-	s := &settling{t: c.t, into: map[*node]*layer{}}
+	s := &settling{t: c.t, layers: layers, into: map[*node]*layer{}}
 	i := 0
 	for n := range asked {
 		s.into[n] = added[i/settleAtOnce]
@@ -153,7 +155,12 @@ func (c *committer) round(requests []*request, tick bool) error {
 	}
 	failed := s.run()
 	ready := c.ready(layers, failed)
-	err := c.commit(ready)
+	var err error
+	if s.joined {
+		c.done(ready, nil)
+	} else {
+		err = c.commit(ready)
+	}
 	if err == nil && len(ready) < len(layers) {
 		for n := range layers[len(ready)].waits {
 			err = errors.Join(err, failed[n])
@@ -206,28 +213,45 @@ func (c *committer) commit(layers []*layer) error {
 			}
 			ops, bytes, n = ops+len(l.ops), bytes+l.bytes, n+1
 		}
-		values := map[journal.Key][]byte{}
-		for _, l := range layers[:n] {
-			for key, value := range l.ops { // sealed: only revise changes them, and only this goroutine calls it
-				values[key] = value
-			}
-		}
-		b := &journal.Batch{Ops: make([]journal.Op, 0, len(values))}
-		for key, value := range values {
-			b.Ops = append(b.Ops, journal.Op{Key: key, Value: value})
-		}
-		err := c.t.j.Commit(context.WithoutCancel(c.t.ctx), b)
-		c.t.delta.failed(err)
-		c.t.full.Store(errors.Is(err, journal.ErrFull))
+		err := c.t.j.Commit(context.WithoutCancel(c.t.ctx), batchOf(merged(layers[:n])))
+		c.done(layers[:n], err)
 		if err != nil {
-			c.t.dead.Store(c.t.dead.Load() || errors.Is(err, journal.ErrDead) || errors.Is(err, journal.ErrClosed))
 			return fmt.Errorf("names: %w", err)
 		}
-		c.t.dropLater(layers[:n])
-		c.t.delta.committed(layers[:n])
 		layers = layers[n:]
 	}
 	return nil
+}
+
+// done notes what became of the commit of the oldest layers.
+func (c *committer) done(layers []*layer, err error) {
+	t := c.t
+	t.delta.failed(err)
+	t.full.Store(errors.Is(err, journal.ErrFull))
+	if err != nil {
+		t.dead.Store(t.dead.Load() || errors.Is(err, journal.ErrDead) || errors.Is(err, journal.ErrClosed))
+		return
+	}
+	t.dropLater(layers)
+	t.delta.committed(layers)
+}
+
+// merged returns what the records that layers change become. They are sealed: only revise changes them,
+// and only the committer calls it.
+func merged(layers []*layer) map[journal.Key][]byte {
+	values := map[journal.Key][]byte{}
+	for _, l := range layers {
+		maps.Copy(values, l.ops)
+	}
+	return values
+}
+
+func batchOf(values map[journal.Key][]byte) *journal.Batch {
+	b := &journal.Batch{Ops: make([]journal.Op, 0, len(values))}
+	for key, value := range values {
+		b.Ops = append(b.Ops, journal.Op{Key: key, Value: value})
+	}
+	return b
 }
 
 // dirtyNodes returns the files that are ahead of their records, but not, unless all is set, those
@@ -248,8 +272,11 @@ func (t *Tree) dirtyNodes(all bool) (list []*node) {
 
 // settling makes the data of files durable and brings their records up to it.
 type settling struct {
-	t    *Tree
-	into map[*node]*layer // where each record goes
+	t      *Tree
+	layers []*layer         // all that are sealed
+	into   map[*node]*layer // where each record goes
+	list   []*snapshot
+	joined bool // layers are committed, with what the records are to be
 }
 
 // snapshot is a node at the begin of a settle.
@@ -261,20 +288,35 @@ type snapshot struct {
 	dirty        bool
 	change       uint64
 	old          []uint64
+	told         *extent // what the journal has been told, if that is so already
+}
+
+// extent is how long a file is, and how much room it takes, in blocks.
+type extent struct{ size, blocks int64 }
+
+// extent returns that of the file with the data of the snapshot, or what has not been cut off since.
+func (x *snapshot) extent() extent {
+	x.n.mu.Lock()
+	defer x.n.mu.Unlock()
+	return extent{min(x.size, x.data.low), (x.data.file.Used() + journal.BlockSize - 1) / journal.BlockSize}
 }
 
 // run settles all files and returns what failed.
 func (s *settling) run() (failed map[*node]error) {
 	failed = map[*node]error{}
-	var list []*snapshot
 	var files []*striping.File
 	for n := range s.into {
 		x := n.snapshot()
-		list = append(list, x)
+		s.list = append(s.list, x)
 		files = append(files, x.data.file)
 	}
-	for i, err := range s.t.v.SyncFiles(context.WithoutCancel(s.t.ctx), files) {
-		x := list[i]
+	errs, joined := s.t.v.SyncFilesWith(context.WithoutCancel(s.t.ctx), files, s.all)
+	s.joined = joined
+	for i, err := range errs {
+		x := s.list[i]
+		if !joined {
+			x.told = nil
+		}
 		if err == nil && x.dirty {
 			err = s.record(x)
 		}
@@ -297,6 +339,37 @@ func (n *node) snapshot() *snapshot {
 	return &snapshot{n: n, data: n.data, size: n.size, mtime: n.mtime, ctime: n.ctime, dirty: n.dirty, change: n.change, old: n.old}
 }
 
+// all returns what the layers become with the records of all files as they will be. It changes nothing
+// yet: nobody knows whether it will be committed.
+func (s *settling) all() *journal.Batch {
+	values := merged(s.layers)
+	for _, x := range s.list {
+		if !x.dirty {
+			continue
+		}
+		told := x.extent()
+		x.told = &told
+		key := journal.InodeKey(uint64(x.n.ino))
+		if value, there := values[key]; there && value == nil {
+			continue // deleted in the end
+		}
+		base, err := s.t.durable(key)
+		if err != nil && !errors.Is(err, journal.ErrNotFound) {
+			return nil
+		}
+		err = nil
+		reviseIn(s.layers, s.into[x.n], key, base, func(_ *layer, old []byte) []byte {
+			rec, perr := x.revised(key, old, told)
+			err = errors.Join(err, perr)
+			return rec
+		}, func(_ *layer, value []byte) { values[key] = value })
+		if err != nil {
+			return nil
+		}
+	}
+	return batchOf(values)
+}
+
 // record brings the record of a file up to a snapshot whose data is durable.
 func (s *settling) record(x *snapshot) error {
 	n := x.n
@@ -306,25 +379,34 @@ func (s *settling) record(x *snapshot) error {
 	if err != nil && !errors.Is(err, journal.ErrNotFound) {
 		return err
 	}
-	n.mu.Lock()
-	size := min(x.size, x.data.low)
-	n.mu.Unlock()
-	s.t.delta.revise(s.into[n], key, base, func(old []byte) []byte {
-		rec, perr := journal.ParseInode(key, old)
-		if perr != nil {
-			err = perr
-			return old
+	err = nil
+	now := x.extent()
+	s.t.delta.revise(s.into[n], key, base, func(l *layer, old []byte) []byte {
+		e := now
+		if x.told != nil && l.number <= s.layers[len(s.layers)-1].number {
+			e = *x.told
 		}
-		rec.Size, rec.Object, rec.Blocks = size, x.data.file.Number(), (x.data.file.Used()+journal.BlockSize-1)/journal.BlockSize
-		rec.Mtime, rec.Ctime = x.mtime, later(rec.Ctime, x.ctime)
-		return rec.Pack(key)
+		rec, perr := x.revised(key, old, e)
+		err = errors.Join(err, perr)
+		return rec
 	})
-	if err != nil && !errors.Is(err, journal.ErrNotFound) {
+	if err != nil {
 		return err
 	}
 	s.into[n].drops = append(s.into[n].drops, x.old...)
 	n.settled(x)
 	return nil
+}
+
+// revised is a record of the file with the data of the snapshot.
+func (x *snapshot) revised(key journal.Key, old []byte, e extent) ([]byte, error) {
+	rec, err := journal.ParseInode(key, old)
+	if err != nil {
+		return old, err
+	}
+	rec.Size, rec.Object, rec.Blocks = e.size, x.data.file.Number(), e.blocks
+	rec.Mtime, rec.Ctime = x.mtime, later(rec.Ctime, x.ctime)
+	return rec.Pack(key), nil
 }
 
 // settled notes that the record has what the snapshot had.

@@ -280,11 +280,26 @@ func (d *delta) seal(extra int) (layers, added []*layer) {
 // revise changes a record in every layer that has it, and, in the first of these layers or in l,
 // whichever is older, makes it have it. base is its value in the journal; nil: none. Nothing
 // happens where the record is deleted. The caller holds the lock of the inode, and l is sealed.
-func (d *delta) revise(l *layer, key journal.Key, base []byte, change func(old []byte) []byte) {
+func (d *delta) revise(l *layer, key journal.Key, base []byte, change func(l *layer, old []byte) []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	reviseIn(d.layers, l, key, base, change, func(x *layer, value []byte) {
+		d.sizeLocked(x, key, value)
+		x.ops[key] = value
+		v, ok := d.live[key]
+		if !ok {
+			d.joinLocked(key)
+		}
+		if !ok || v.layer.number <= x.number {
+			d.live[key] = liveValue{value, x}
+		}
+	})
+}
+
+// reviseIn is revise in layers, for which it calls set.
+func reviseIn(layers []*layer, l *layer, key journal.Key, base []byte, change func(l *layer, old []byte) []byte, set func(l *layer, value []byte)) {
 	old := base
-	for _, x := range d.layers {
+	for _, x := range layers {
 		value, there := x.ops[key]
 		if there {
 			old = value
@@ -292,16 +307,8 @@ func (d *delta) revise(l *layer, key journal.Key, base []byte, change func(old [
 		if !there && x != l || old == nil {
 			continue
 		}
-		old = change(old)
-		d.sizeLocked(x, key, old)
-		x.ops[key] = old
-		v, ok := d.live[key]
-		if !ok {
-			d.joinLocked(key)
-		}
-		if !ok || v.layer.number <= x.number {
-			d.live[key] = liveValue{old, x}
-		}
+		old = change(x, old)
+		set(x, old)
 	}
 }
 

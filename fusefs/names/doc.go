@@ -31,7 +31,8 @@
 // one journal batch. Look-ups ask the delta first, then a bounded cache of records (and of there being
 // none), then the journal, whose way to a record is much longer. A round of the committer closes the
 // open layer, makes the data durable of the files that somebody syncs or a rename waits for, brings
-// their records up to it, and commits the layers in order. Requests that arrive meanwhile share the
+// their records up to it, and commits the layers in order: with the placements of that data in one
+// journal batch, where nothing has failed and all of it fits into one. Requests that arrive meanwhile share the
 // next round. There is one every FlushInterval, and when half of DeltaLimit is used; operations wait
 // when all of it is.
 //

@@ -2,12 +2,17 @@ package names
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"ballast/journal"
+	"ballast/striping"
 
 	"github.com/stretchr/testify/require"
 )
@@ -64,6 +69,53 @@ func TestFsyncSurvivesACrash(t *testing.T) {
 		r.crash(rand.New(rand.NewPCG(1, 1)))
 		r.open()
 		require.Equal(t, "content", string(r.read(r.lookup(Root, "a").Ino)))
+		require.NoError(t, r.close())
+	})
+}
+
+// TestFsyncIsOneCommit: of the name, the size and the place of the data, in a new file, in one that grows
+// and in one that is written anew, and of many together.
+func TestFsyncIsOneCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, rigConfig{latency: time.Millisecond, tree: Options{FlushInterval: time.Hour},
+			volume: striping.Options{FlushInterval: time.Hour, WriteAge: time.Hour}})
+		ctx := context.Background()
+		commits := func(do func()) int {
+			time.Sleep(time.Second) // what is given back is committed
+			before := r.j.Counters().Commits
+			do()
+			return int(r.j.Counters().Commits - before)
+		}
+		a := r.file(Root, "a")
+		content := []byte(strings.Repeat("content ", 512))
+		for i := range 3 {
+			r.write(a.Ino, int64(i*len(content)), content)
+			require.Equal(t, 1, commits(func() { r.fsync(a.Ino) }), "write %d", i)
+		}
+		_, err := r.SetAttr(ctx, a.Ino, Change{Set: SetSize})
+		require.NoError(t, err)
+		r.write(a.Ino, 0, content)
+		require.Equal(t, 1, commits(func() { r.fsync(a.Ino) }), "written anew")
+
+		var many []Attr
+		for i := range 50 {
+			b := r.file(Root, fmt.Sprint("b", i))
+			r.write(b.Ino, 0, content)
+			many = append(many, b)
+		}
+		require.LessOrEqual(t, commits(func() {
+			var wg sync.WaitGroup
+			for _, b := range many {
+				wg.Go(func() { r.fsync(b.Ino) })
+			}
+			wg.Wait()
+		}), 2)
+		r.crash(rand.New(rand.NewPCG(1, 1)))
+		r.open()
+		require.Equal(t, content, r.read(r.lookup(Root, "a").Ino))
+		for i := range many {
+			require.Equal(t, content, r.read(r.lookup(Root, fmt.Sprint("b", i)).Ino))
+		}
 		require.NoError(t, r.close())
 	})
 }
