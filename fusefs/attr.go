@@ -33,34 +33,25 @@ func fill(out *fuse.Attr, a *names.Attr) {
 	out.Blksize = blockSize
 }
 
-// withCached makes the attributes of a file that is open for writing those of one that has data:
-// the kernel may hold some that it has not written yet, and GNU tar takes a file of no blocks for
-// one of zeros.
-func (f *fileSystem) withCached(a *names.Attr) {
-	if a.Blocks == 0 && f.handles.mayBeDirty(a.Ino) {
-		a.Blocks = blockSize / 512
-	}
-}
-
-// attrTime is how long attributes may be cached.
-func (f *fileSystem) attrTime(a *names.Attr) time.Duration {
-	if a.Mode&syscall.S_IFMT == syscall.S_IFREG && f.handles.mayBeDirty(a.Ino) {
+// forKernel makes attributes those that the kernel is to have, and returns how long it may cache them. A
+// file that is open for writing has data: the kernel may hold some that it has not written yet, and GNU
+// tar takes a file of no blocks for one of zeros.
+func (f *fileSystem) forKernel(a *names.Attr) time.Duration {
+	if a.Mode&syscall.S_IFMT == syscall.S_IFREG && f.handles.tell(a.Ino, &a.Blocks) {
 		return writtenTime
 	}
 	return cacheTime
 }
 
 func (f *fileSystem) fillEntry(out *fuse.EntryOut, a *names.Attr) {
-	f.withCached(a)
 	out.NodeId, out.Generation = uint64(a.Ino), a.Generation
 	out.SetEntryTimeout(cacheTime)
-	out.SetAttrTimeout(f.attrTime(a))
+	out.SetAttrTimeout(f.forKernel(a))
 	fill(&out.Attr, a)
 }
 
 func (f *fileSystem) fillAttr(out *fuse.AttrOut, a *names.Attr) {
-	f.withCached(a)
-	out.SetTimeout(f.attrTime(a))
+	out.SetTimeout(f.forKernel(a))
 	fill(&out.Attr, a)
 }
 
@@ -79,9 +70,8 @@ func (f *fileSystem) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxO
 	if err != nil {
 		return status(err)
 	}
-	f.withCached(&a)
 	const basicAndBirth = 0xfff
-	out.SetTimeout(f.attrTime(&a))
+	out.SetTimeout(f.forKernel(&a))
 	s := &out.Statx
 	s.Mask, s.Blksize = basicAndBirth, blockSize
 	s.Ino, s.Size, s.Blocks, s.Nlink = uint64(a.Ino), uint64(a.Size), uint64(a.Blocks), a.Links
@@ -117,7 +107,11 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if err == nil && c.Set&names.SetMode != 0 {
 		err = f.chmodACL(f.ctx, ino, a.Mode)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case c.Set&names.Cached != 0: // the kernel does not look at the answer: it is told nothing
+		fill(&out.Attr, &a)
+	default:
 		f.fillAttr(out, &a)
 	}
 	return status(err)

@@ -21,7 +21,8 @@
 // listed. It writes back by itself (WRITEBACK_CACHE): size, mtime and ctime of regular files are
 // its own, and it tells us. What it cannot know makes for three exceptions:
 //
-//   - Attributes of a file that is open for writing are cached for a second, for st_blocks.
+//   - Attributes of a file that is open for writing are cached for a second, for st_blocks, or until an
+//     fsync that finds the kernel told of other blocks.
 //   - The time of the last access moves, where relatime would move it, with what is read from us;
 //     the kernel does not tell of reads from its cache.
 //   - Before SEEK_DATA and SEEK_HOLE of such a file the kernel is made to write it back.

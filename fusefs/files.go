@@ -121,8 +121,11 @@ func (f *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 		return fuse.EBADF
 	}
 	err := h.file.Sync(f.ctx)
-	if err == nil && h.writes {
-		f.forgetAttr(h.ino) // all blocks are known now
+	if err == nil && h.writes { // all blocks are known now
+		// If that changes anything: who forgets asks, and for capabilities as well, before the next write.
+		if a, aerr := h.file.Attr(f.ctx); aerr != nil || !f.handles.knows(h.ino, a.Blocks) {
+			f.forgetAttr(h.ino)
+		}
 	}
 	return status(err)
 }

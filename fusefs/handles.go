@@ -30,7 +30,15 @@ type handles struct {
 type writable struct {
 	n      int
 	noCaps bool // it has no file capabilities that a write would have to take away
+
+	// The one number of blocks that the kernel was told since it was made to forget, or one of these.
+	told atomic.Int64
 }
+
+const (
+	toldNothing = -1
+	toldSeveral = -2
+)
 
 func (t *handles) add(h *handle) uint64 {
 	t.mu.Lock()
@@ -44,6 +52,7 @@ func (t *handles) add(h *handle) uint64 {
 		w := t.writable[h.ino]
 		if w == nil {
 			w = &writable{}
+			w.told.Store(toldNothing)
 			t.writable[h.ino] = w
 		}
 		w.n++
@@ -92,6 +101,35 @@ func (t *handles) mayBeDirty(ino names.Ino) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.writable[ino] != nil
+}
+
+// tell notes that the kernel is told that a file has so many blocks, and reports whether it is one that
+// may be written to: that does not have none.
+func (t *handles) tell(ino names.Ino, blocks *int64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	w := t.writable[ino]
+	if w == nil {
+		return false
+	}
+	*blocks = max(*blocks, blockSize/512)
+	if !w.told.CompareAndSwap(toldNothing, *blocks) && w.told.Load() != *blocks {
+		w.told.Store(toldSeveral)
+	}
+	return true
+}
+
+// knows tells whether the kernel has been told that a file has so many blocks, and nothing else. If not,
+// it is taken to be made to forget now.
+func (t *handles) knows(ino names.Ino, blocks int64) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	w := t.writable[ino]
+	if w == nil || w.told.Load() == blocks {
+		return w != nil
+	}
+	w.told.Store(toldNothing)
+	return false
 }
 
 // dirty are the files of which that is so.

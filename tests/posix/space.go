@@ -57,6 +57,22 @@ var spaceCases = []Case{
 		e.equal("\x00again\x00", e.pread(fd, 7, 2<<20-1))
 		e.is(unix.EOPNOTSUPP, unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE, 0, 100))
 	}},
+	{"blocksOfWhatIsSynced", func(e *env) {
+		fd := e.open("f", unix.O_CREAT|unix.O_RDWR, 0o644)
+		for i := range int64(4) {
+			e.pwrite(fd, strings.Repeat("x", 4096), i*4096)
+			e.ok(unix.Fsync(fd))
+			e.true(e.fstat(fd).Blocks*512 >= (i+1)*4096, "%d blocks of 4 KiB: %d", i+1, e.fstat(fd).Blocks)
+		}
+		e.pwrite(fd, strings.Repeat("x", 1<<20), 16384)
+		e.ok(unix.Fsync(fd))
+		before := e.fstat(fd).Blocks
+		e.true(before*512 >= 1<<20+16384, "1 MiB more: %d", before)
+		e.ok(unix.Ftruncate(fd, 4096))
+		e.pwrite(fd, "y", 0)
+		e.ok(unix.Fsync(fd))
+		e.true(e.fstat(fd).Blocks < before, "after a cut: %d", e.fstat(fd).Blocks)
+	}},
 	{"zeroRange", func(e *env) {
 		fd := e.open("f", unix.O_CREAT|unix.O_RDWR, 0o644)
 		e.pwrite(fd, strings.Repeat("x", 100000), 0)
