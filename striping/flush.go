@@ -42,8 +42,9 @@ type flusher struct {
 }
 
 // laneKey names a lane: an object's, or, with nil, the whole volume's. Lists of objects have one of
-// their own, and so have those whose commit others join, and early commits: a flush of everything may be waiting for the space that they give
-// back. Chunks that jobs have moved are committed apart from flushes, which may have much to write out.
+// their own, so have those whose commit others join, and so have early commits: a flush of everything may
+// be waiting for the space that they give back. Chunks that jobs have moved are committed apart from flushes,
+// which may have much to write out.
 type laneKey struct {
 	o     *object
 	list  bool

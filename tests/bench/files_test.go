@@ -42,7 +42,8 @@ type system struct {
 func TestBenchFiles(t *testing.T) {
 	harness.NeedRoot(t)
 	harness.Need(t, "fio", "mkfs.ext4", "tar", "find")
-	systems := []system{ballastFiles(t), ramFiles(t), mergerfsFiles(t), ext4Files(t)}
+	ballast, store := ballastFiles(t)
+	systems := []system{ballast, ramFiles(t), mergerfsFiles(t), ext4Files(t)}
 	archive := goSources(t)
 	for _, s := range systems {
 		fileJob(t, s, "write", "1M", 512, "--end_fsync=1")
@@ -74,10 +75,12 @@ func TestBenchFiles(t *testing.T) {
 			return perSecond(1, func() { require.NoError(t, os.RemoveAll(filepath.Join(s.dir, "src"))) })
 		}, 1, "1/s"},
 		{"find 100000", findFiles, 100000, "files/s"},
-		{"fsync 4K", fsyncRate, 300, "1/s"},
 	} {
 		t.Run(line.name, func(t *testing.T) { measureLine(t, systems, line.name, line.work, line.unit, line.run) })
 	}
+	t.Run("fsync 4K", func(t *testing.T) { // beside a file on what has Ballast's disk and journal: that costs one at least
+		measureLine(t, append(systems, system{name: "the disk", dir: store}), "fsync 4K", 300, "1/s", fsyncRate)
+	})
 }
 
 // goals are the least ratios to the other systems; ext4 is in the kernel, and only shown.
@@ -128,14 +131,16 @@ func perSecond(n int, f func()) float64 {
 	return float64(n) / time.Since(began).Seconds()
 }
 
-func ballastFiles(t *testing.T) system {
+// ballastFiles also returns the directory of its disk and state.
+func ballastFiles(t *testing.T) (s system, store string) {
 	e, disk := harness.New(t), harness.FilledRAM(t, diskSize)
-	e.State = filepath.Join(filepath.Dir(disk), "state")
+	store = filepath.Dir(disk)
+	e.State = filepath.Join(store, "state")
 	e.Must("create", "v", "--force", disk)
 	dir := harness.MountPoint(t)
 	d := e.Serve("v", "--mount", dir)
 	t.Cleanup(func() { require.Zero(t, d.Stop()) })
-	return system{"ballast", dir, d.Pid}
+	return system{"ballast", dir, d.Pid}, store
 }
 
 func ramFiles(t *testing.T) system {
