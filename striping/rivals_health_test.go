@@ -86,11 +86,11 @@ type bursts struct {
 // verdicts are the events that no healthy disk may cause.
 var verdicts = []string{"DEVICE_SLOW", "DEVICE_HUNG", "DEVICE_FAILED", "DEVICE_CONDEMNED", "HOST_SLOW"}
 
-// newBursts is disks of 20, 10 and 5 MB/s and another of 10, a tenth of what disks do. Their service times
+// newBursts is disks of 10, 5 and 2.5 MB/s and another of 5, a twentieth of what disks do. Their service times
 // spread widely, and a tenth of the seconds each is five times slower, as one that collects its garbage.
 func newBursts(t *testing.T, seed uint64) *bursts {
 	r := newRig(t, rigConfig{disks: 4, size: 16 << 20, copies: 2, seed: seed, opts: Options{DirtyLimit: 2 << 20, CacheBytes: 1}})
-	for i, rate := range []float64{20e6, 10e6, 5e6, 10e6} {
+	for i, rate := range []float64{10e6, 5e6, 2.5e6, 5e6} {
 		r.disks[i].SetTiming(simdisk.Timing{ReadRate: 1.2 * rate, WriteRate: rate, PerOp: 200 * time.Microsecond, PerSync: 5 * time.Millisecond,
 			Latency: time.Millisecond, Noise: 0.4})
 		r.devs[i].StartProbes()

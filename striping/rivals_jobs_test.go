@@ -163,7 +163,7 @@ func (l *closedLoop) end(t *testing.T) {
 func TestRivalsRebuildMakesWay(t *testing.T) {
 	for copies, floor := range map[uint8]float64{3: floorUsual, 2: floorUrgent} {
 		synctest.Test(t, func(t *testing.T) {
-			const rate, chunks = 50e6, 240
+			const rate, chunks = 25e6, 120
 			const bound = 3 * rate / 2 // each byte is a read and a write, on two of three disks
 			r := newRig(t, rigConfig{disks: 4, size: 64 << 20, chunk: 256 << 10, copies: copies, timing: simdisk.SSD(rate, rate), opts: Options{ReadAhead: -1}})
 			s := r.fillExport(chunks)
