@@ -195,6 +195,7 @@ type Device struct {
 	watching                  bool          // the watchdog runs
 	probing                   bool          // StartProbes was called
 	workedAt                  time.Duration // the last request that was no probe came or ended then
+	readAt                    time.Duration // the last read of the foreground came then
 }
 
 // NewDevice returns a device over disk, which it owns from now on.
@@ -478,6 +479,14 @@ func (d *Device) Forecast(kind Kind, off, size int64) Forecast {
 	f.Expect = f.Backlog + seconds(d.model.service(p, size))
 	f.Pause = seconds(d.model.gap[p.direction()])
 	return f
+}
+
+// Awaited reports whether there were reads of the foreground within that time: somebody waits for the device.
+func (d *Device) Awaited(within time.Duration) bool {
+	now := d.now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.readAt > 0 && now-d.readAt < within
 }
 
 // Pause is Forecast.Pause alone.

@@ -66,6 +66,9 @@ func (d *Device) countLocked(r *Request, now time.Duration) {
 	d.model.end = r.Off + r.size
 	if !r.probe {
 		d.workedAt = now
+		if r.Class == Foreground && r.Kind == Read {
+			d.readAt = now
+		}
 	}
 	if d.outstanding == 0 {
 		d.busySince = now

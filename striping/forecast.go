@@ -52,7 +52,7 @@ func (m *member) seconds(kind devices.Kind, bytes int64) float64 {
 	if bytes <= 0 {
 		return 0
 	}
-	piece := int64(pieceBlocks(m.Device.Rotational(), m.Device.Rate(kind))) * blockSize
+	piece := int64(pieceBlocks(m.Device.Rotational(), m.Device.Rate(kind), false)) * blockSize
 	return float64(bytes) / m.Device.RateAt(kind, min(piece, max(bytes, blockSize)))
 }
 

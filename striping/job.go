@@ -68,6 +68,7 @@ type job struct {
 	samples []jobSample        // of bytes done, oldest first
 	saved   time.Time
 	sized   bool // rec.Total counts what is left
+	urgent  bool // clients may feel it; not guarded, it is set before the movers of a batch begin
 }
 
 type jobSample struct {

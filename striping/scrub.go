@@ -188,7 +188,7 @@ func (v *Volume) scrubCopy(ctx context.Context, j *job, m *member, it scrubItem)
 	if at < 0 {
 		return 0, nil // it has moved
 	}
-	piece := pieceBlocks(m.Device.Rotational(), m.Device.Rate(devices.Read))
+	piece := pieceBlocks(m.Device.Rotational(), m.Device.Rate(devices.Read), m.Device.Awaited(awaitedLately))
 	read := int64(0)
 	for i := 0; i < vw.slot; {
 		n, written := vw.written.run(i, min(vw.slot, i+piece))

@@ -283,6 +283,7 @@ func (v *Volume) setUrgency(j *job, lastCopy bool) {
 	case j.rec.Kind != journal.JobRebuild && v.condemned(j):
 		floor = floorLast
 	}
+	j.urgent = floor > floorUsual
 	for _, m := range v.devs() {
 		if m.Device != nil {
 			m.Device.SetBackgroundFloor(floor)
@@ -338,7 +339,7 @@ func (v *Volume) moveEach(ctx context.Context, j *job, batch []pendingMove, rule
 					r := rule(p.key)
 					err := v.move(ctx, &moveTask{key: p.key, next: r.next, among: r.among,
 						count: func(n int64) { v.countJob(j, n) },
-						lost:  func(n int64) { v.jobErrors(j, n, 0) }})
+						lost:  func(n int64) { v.jobErrors(j, n, 0) }, urgent: j.urgent})
 					mu.Lock()
 					if err == nil {
 						moved++
