@@ -21,7 +21,7 @@ import (
 // table.
 const (
 	SlowScore     = 20 // points from which a device sits out
-	maxScore      = 40 // 60 would keep a device that is well again out for more than a minute
+	maxScore      = 30 // with 40 a device that is well again stays out for 45 s, with this as long as backCalm
 	backScore     = 4
 	backCalm      = 30 * time.Second // without a bad second before a device is back
 	condemnAfter  = 10 * time.Minute // of sitting out, still bad: its data is moved away

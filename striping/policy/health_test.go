@@ -148,7 +148,7 @@ func TestHealthRecovery(t *testing.T) {
 	require.Equal(t, HealthSame, run(20, 20, 4, true), "probes alone")
 	began := at
 	require.Equal(t, HealthBack, run(120, 1, 4, true))
-	require.LessOrEqual(t, at-began, 60)
+	require.LessOrEqual(t, at-began, 40)
 	for range condemnCount - 2 {
 		require.Equal(t, HealthSlow, run(30, 20, 20, true))
 		require.Equal(t, HealthBack, run(120, 1, 4, true))
