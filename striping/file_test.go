@@ -169,6 +169,28 @@ func TestManySmallFiles(t *testing.T) {
 	})
 }
 
+// fileOnEach makes an empty file on each disk, with so much room there that a block is written in place.
+func (r *rig) fileOnEach() (files []*File) {
+	var on deviceSet
+	for n := 0; len(files) < len(r.disks); n++ {
+		require.Less(r.t, n, 1000)
+		f := r.newFile(nil)
+		f.Grow(4 * blockSize)
+		require.NoError(r.t, f.Reserve(r.t.Context(), 0, 4*blockSize))
+		require.NoError(r.t, f.Sync(r.t.Context()))
+		c, err := r.v.acquire(chunkKey{f.Number(), 0})
+		require.NoError(r.t, err)
+		if dev := c.places[0].dev; slices.Contains(on[:], dev) {
+			f.Close()
+		} else {
+			on[len(files)] = dev
+			files = append(files, f)
+		}
+		r.v.cache.put(c)
+	}
+	return files
+}
+
 // TestSyncFilesWith: what is to be durable with files is committed with their placements, in one batch;
 // or not at all, when a file fails or there is no room for both.
 func TestSyncFilesWith(t *testing.T) {
@@ -185,15 +207,14 @@ func TestSyncFilesWith(t *testing.T) {
 		{"nothing", func(*rig) {}, 0, false, 1, 0},
 		{"too much", func(*rig) {}, journal.MaxBatchBytes, false, 1, 0},
 		{"a disk fails", func(r *rig) { r.disks[1].FailNth(faultdisk.OnSync, 1, syscall.EIO, true) }, 100, false, -1, 1},
-		{"no room", func(r *rig) { r.j.SetFull(true) }, 100, false, 0, 2},
+		{"no room for new records", func(r *rig) { r.j.SetFull(true) }, 100, false, 1, 0},
 		{"the journal dies", func(r *rig) { r.j.FailAt(1) }, 100, false, 0, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, rigConfig{disks: 2, opts: Options{WriteAge: time.Hour, FlushInterval: time.Hour}})
-				files := []*File{r.newFile(nil), r.newFile(nil)}
+				files := r.fileOnEach()
 				for i, f := range files {
-					f.Grow(blockSize)
 					require.NoError(t, f.WriteAt(t.Context(), stamped(0, 1, uint32(i+1)), 0))
 				}
 				c.prepare(r)
