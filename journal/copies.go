@@ -96,7 +96,7 @@ type keeper struct {
 	s     *Store
 	log   *slog.Logger
 	opts  CopyOptions
-	lives []Life
+	lives lives
 
 	quit    chan struct{}
 	routine sync.WaitGroup // the monitor, and who watches the room
@@ -275,7 +275,7 @@ func (k *keeper) resume(surveys []*Survey) {
 			}
 			lead = ops
 		}
-		r := continueRing(v, lastLife(k.lives))
+		r := continueRing(v, k.lives.last())
 		payload := appendOps(nil, lead)
 		if r.used()+unitSize(r.head, r.size, len(payload))+2*ringBlock > r.size {
 			continue
@@ -401,7 +401,7 @@ func (k *keeper) candidates() (list []Place) {
 // adopt begins a copy in a place; only the committer may call it, between groups.
 func (k *keeper) adopt(p Place) *sync.WaitGroup {
 	var made sync.WaitGroup
-	c := k.newCopy(p, newRing(k.s.uuid, &p, lastLife(k.lives)))
+	c := k.newCopy(p, newRing(k.s.uuid, &p, k.lives.last()))
 	k.mu.Lock()
 	if k.closed {
 		k.mu.Unlock()

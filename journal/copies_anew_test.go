@@ -75,9 +75,14 @@ func TestSessionWithoutDevicesIsNewer(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// An older image of a device is served by itself, for less long than the others. It has the later
-// opening, but the others have more: nobody can tell which of them is right.
+// An older image of a device is served by itself, for less long than the others or for longer. It has the
+// later opening, but that began before the others had ended: nobody can tell which of them is right.
 func TestOlderImageServedAloneIsAFork(t *testing.T) {
+	t.Run("shorter", func(t *testing.T) { olderImageServedAlone(t, 1) })
+	t.Run("longer", func(t *testing.T) { olderImageServedAlone(t, 30) })
+}
+
+func olderImageServedAlone(t *testing.T, commits int) {
 	smallMemTable(t)
 	dir, areas, m := create(t), newAreas(2, 96<<10), model{}
 	s := openCopied(t, dir, places(areas...), journal.CopyOptions{})
@@ -88,7 +93,9 @@ func TestOlderImageServedAloneIsAFork(t *testing.T) {
 	}
 	require.NoError(t, s.Close())
 	alone := openCopied(t, t.TempDir()+"/journal", places(older), journal.CopyOptions{})
-	model{}.commit(t, alone, put(7, 8, "apart"))
+	for range commits {
+		model{}.commit(t, alone, put(7, 8, "apart"))
+	}
 	require.NoError(t, alone.Close())
 	require.ErrorIs(t, errFrom(t, dir, places(older, areas[1])), journal.ErrForked)
 	require.ErrorIs(t, errFrom(t, t.TempDir()+"/journal", places(older, areas[1])), journal.ErrForked)

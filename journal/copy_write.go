@@ -356,7 +356,7 @@ func (s *Store) scanAll(fn func(key Key, value []byte) error) error {
 // CopyTo writes a copy that nobody keeps up to date, as a backup. No commit may be under way.
 func (s *Store) CopyTo(p Place) error {
 	k := &keeper{s: s, log: s.log, lives: s.lives, writers: map[[16]byte]int{}, changed: make(chan struct{}), closed: true}
-	c := k.newCopy(p, newRing(s.uuid, &p, lastLife(s.lives)))
+	c := k.newCopy(p, newRing(s.uuid, &p, s.lives.last()))
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
 	if err := k.make(c, txn, s.State()); err != nil {

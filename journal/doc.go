@@ -59,18 +59,14 @@
 // and rings name their last 64 lives. Newest is what has the highest life, then the highest
 // sequence; so a device that was away with a group that nobody else has does not win over those
 // that went on without it, and what was served apart is recognised, because neither knows the
-// other's life, or because the one with the older life has more: then the newer one began from an
-// older image.
+// other's life, or because the one with the older life has more than the newer one began with: then
+// that began from an older image.
 //
 // What a ring writes takes no place that the tail of its newest durable unit still needs: groups that
 // gather behind a slow sync wait for it when the ring has gone round. The fuller a ring is with what is
 // alive, the more of it is carried for each group; up to three quarters that keeps pace ([CopyRoom]), and
 // CopyOptions.Tell is called at half. Larger areas are given to a volume when it is made, not extents of
 // the data: that a copy is found by the label alone, without any copy, is worth more.
-//
-// An older image of a device that was served while all others were away, and got further than their
-// end, wins over them, and what they had acknowledged since is gone: lives do not say where they began.
-// That takes two faults at once of what may have one, a disk from the past and no other copy.
 //
 // A ring that is made anew takes the place of the one before. Both headers lead to it, durably, before
 // its first frame is written: one that still led to the head of the old ring would show that as whole

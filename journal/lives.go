@@ -65,51 +65,84 @@ func parseTrace(key Key, b []byte) (t trace, err error) {
 	return t, nil
 }
 
-// packLives: version (1), then number (8) and ID (8) of each, the newest last, CRC32C (4).
-func packLives(lives []Life) []byte {
+// lives are the openings that led to a state, the newest last.
+type lives []opening
+
+// opening is a life and the sequence it began with; 0 if that is not known.
+type opening struct {
+	Life
+	began Seq
+}
+
+// pack: version (1), then number (8) and ID (8) of each, the newest last; behind 16 zero bytes, which
+// those written before lack, with what sequence each began (8); CRC32C (4).
+func (ls lives) pack() []byte {
 	b := []byte{recordVersion}
-	for _, l := range lives {
+	for _, l := range ls {
 		b = le.AppendUint64(b, l.Number)
 		b = le.AppendUint64(b, l.ID)
+	}
+	b = append(b, make([]byte, 16)...)
+	for _, l := range ls {
+		b = le.AppendUint64(b, uint64(l.began))
 	}
 	return appendCRC(b, 0, &livesKey)
 }
 
-func parseLives(b []byte) (lives []Life, err error) {
+func parseLives(b []byte) (ls lives, err error) {
 	f, err := openRecord(&livesKey, SpaceReserve, b)
 	if err != nil {
 		return nil, err
 	}
-	for r := (reader{b: f}); len(r.b) > 0; {
-		lives = append(lives, Life{r.u64(), r.u64()})
-		if r.bad {
-			return nil, corrupt(livesKey, "%d bytes", len(b))
+	r := reader{b: f}
+	for len(r.b) > 0 {
+		l := Life{r.u64(), r.u64()}
+		if l == (Life{}) {
+			for i := range ls {
+				ls[i].began = Seq(r.u64())
+			}
+			break
 		}
+		ls = append(ls, opening{Life: l})
 	}
-	return lives, nil
+	if !r.done() {
+		return nil, corrupt(livesKey, "%d bytes", len(b))
+	}
+	return ls, nil
 }
 
-func newLife(lives []Life) Life {
+// next is the life that follows these.
+func (ls lives) next() Life {
 	var id [8]byte
 	rand.Read(id[:]) // never fails
-	l := Life{Number: 1, ID: binary.LittleEndian.Uint64(id[:])}
-	if n := len(lives); n > 0 {
-		l.Number = lives[n-1].Number + 1
-	}
-	return l
+	return Life{Number: ls.last().Number + 1, ID: binary.LittleEndian.Uint64(id[:])}
 }
 
-// addLife returns lives with l as the newest; the oldest fall off.
-func addLife(lives []Life, l Life) []Life {
-	lives = append(slices.Clone(lives), l)
-	return lives[max(0, len(lives)-ringLives):]
+// add returns ls with l as the newest; the oldest fall off.
+func (ls lives) add(l opening) lives {
+	ls = append(slices.Clone(ls), l)
+	return ls[max(0, len(ls)-ringLives):]
 }
 
-func lastLife(lives []Life) Life {
-	if len(lives) == 0 {
+func (ls lives) last() Life {
+	if len(ls) == 0 {
 		return Life{}
 	}
-	return lives[len(lives)-1]
+	return ls[len(ls)-1].Life
+}
+
+func (ls lives) has(l Life) bool {
+	return slices.ContainsFunc(ls, func(o opening) bool { return o.Life == l })
+}
+
+// left returns the sequence with which these went on from an older life: nothing that came later in
+// that one is in them. 0 is not known.
+func (ls lives) left(l Life) Seq {
+	i := slices.IndexFunc(ls, func(o opening) bool { return o.Number > l.Number })
+	if i < 0 {
+		return 0
+	}
+	return ls[i].began
 }
 
 // ownRecord reads a record of the store's own; nil if there is none.
@@ -130,10 +163,15 @@ func (s *Store) Lives() ([]Life, error) {
 		return nil, err
 	}
 	defer s.leave()
-	return s.readLives()
+	ls, err := s.readLives()
+	names := make([]Life, len(ls))
+	for i, l := range ls {
+		names[i] = l.Life
+	}
+	return names, err
 }
 
-func (s *Store) readLives() ([]Life, error) {
+func (s *Store) readLives() (lives, error) {
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
 	b, err := ownRecord(txn, livesKey)
@@ -144,13 +182,13 @@ func (s *Store) readLives() ([]Life, error) {
 }
 
 // beginLife durably notes a new opening.
-func (s *Store) beginLife(lives []Life) ([]Life, error) {
-	lives = addLife(lives, newLife(lives))
+func (s *Store) beginLife(before lives) (lives, error) {
+	ls := before.add(opening{before.next(), s.State().Seq})
 	txn := s.db.NewTransaction(true)
 	defer txn.Discard()
 	key := livesKey
-	if err := txn.Set(key[:], packLives(lives)); err != nil {
+	if err := txn.Set(key[:], ls.pack()); err != nil {
 		return nil, err
 	}
-	return lives, txn.Commit()
+	return ls, txn.Commit()
 }

@@ -34,7 +34,7 @@ func fillStore(dir string, opts Options, lock *os.File, v *Survey) error {
 		if err := add(&Op{metaKey, meta.pack()}); err != nil {
 			return err
 		}
-		if err := add(&Op{livesKey, packLives(v.lives)}); err != nil {
+		if err := add(&Op{livesKey, v.lives.pack()}); err != nil {
 			return err
 		}
 		return v.records(path, sp.roomToFill, add)

@@ -51,7 +51,7 @@ func SurveyAll(places []Place, volume [16]byte) []*Survey {
 type source struct {
 	name  string
 	life  Life
-	lives []Life
+	lives lives
 	state State
 }
 
@@ -66,6 +66,14 @@ func (a *source) before(b *source) bool {
 	return a.state.Seq < b.state.Seq
 }
 
+// leftOff returns the last sequence of an older life that can be in s.
+func (s *source) leftOff(l Life) Seq {
+	if seq := s.lives.left(l); seq > 0 {
+		return min(seq, s.state.Seq)
+	}
+	return s.state.Seq
+}
+
 // newest chooses among sources, or returns ErrForked.
 func newest(sources []source) (best source, err error) {
 	for i, s := range sources {
@@ -78,12 +86,12 @@ func newest(sources []source) (best source, err error) {
 		switch {
 		case same && s.state != best.state:
 			return best, fmt.Errorf("%w: %s has %v, %s has %v", ErrForked, s.name, s.state, best.name, best.state)
-		case s.life.Number < best.life.Number && s.state.Seq > best.state.Seq+1:
+		case s.life.Number < best.life.Number && s.state.Seq > best.leftOff(s.life)+1:
 			// The newer one began before the older one had ended. Of a group that nobody was told of there
 			// is one, not more.
-			return best, fmt.Errorf("%w: %s has sequence %d of opening %d, %s has only %d of opening %d",
-				ErrForked, s.name, s.state.Seq, s.life.Number, best.name, best.state.Seq, best.life.Number)
-		case s.life == Life{} || slices.Contains(best.lives, s.life):
+			return best, fmt.Errorf("%w: %s has sequence %d of opening %d, of which %s (opening %d) has no more than %d",
+				ErrForked, s.name, s.state.Seq, s.life.Number, best.name, best.life.Number, best.leftOff(s.life))
+		case s.life == Life{} || best.lives.has(s.life):
 		case len(best.lives) > 0 && s.life.Number < best.lives[0].Number: // longer ago than is known
 		default:
 			return best, fmt.Errorf("%w: %s is of opening %d (%016x), which %s knows nothing of", ErrForked, s.name, s.life.Number, s.life.ID, best.name)
@@ -146,12 +154,12 @@ func lost(err error) bool {
 func (o *opener) reachNewest() error {
 	var sources []source
 	if o.store != nil {
-		lives, err := o.store.readLives()
+		ls, err := o.store.readLives()
 		if err != nil {
 			return err
 		}
-		o.store.lives = lives
-		sources = append(sources, source{"the store", lastLife(lives), lives, o.store.State()})
+		o.store.lives = ls
+		sources = append(sources, source{"the store", ls.last(), ls, o.store.State()})
 	}
 	for _, v := range o.surveys {
 		if v.Err == nil {
@@ -330,8 +338,8 @@ func (o *opener) rebuildFrom(v *Survey) error {
 
 // live begins a new life of the store.
 func (o *opener) live() error {
-	lives, err := o.store.beginLife(o.store.lives)
-	o.store.lives = lives
+	ls, err := o.store.beginLife(o.store.lives)
+	o.store.lives = ls
 	return err
 }
 

@@ -215,15 +215,15 @@ type ringHeader struct {
 	size   uint64 // of the ring, bytes
 	writes uint64 // grows by one with each writing
 	at     uint64 // position of a unit that is on stable media
-	lives  []Life // the newest last
+	lives  lives
 }
 
 // pack returns the header's block:
 //
 //	0   magic "BALLRING"   56  size                  84   zero (4)
 //	8   version (1)        64  number of writing     88   lives: number (8), ID (8), 64 at most
-//	9   zero (7)           72  position of a unit    4092 CRC32C of the 4092 bytes before
-//	16  volume UUID        80  number of lives (4)
+//	9   zero (7)           72  position of a unit    1112 with what sequence each began (8); 0: not known
+//	16  volume UUID        80  number of lives (4)   4092 CRC32C of the 4092 bytes before
 //	32  device UUID
 //	48  ring
 func (h *ringHeader) pack() []byte {
@@ -240,6 +240,7 @@ func (h *ringHeader) pack() []byte {
 	for i, l := range h.lives {
 		le.PutUint64(b[88+16*i:], l.Number)
 		le.PutUint64(b[96+16*i:], l.ID)
+		le.PutUint64(b[1112+8*i:], uint64(l.began))
 	}
 	le.PutUint32(b[ringBlock-4:], crc32.Checksum(b[:ringBlock-4], castagnoli))
 	return b
@@ -266,7 +267,7 @@ func parseRingHeader(b []byte) (h ringHeader, err error) {
 		return bad("fields")
 	}
 	for i := range int(n) {
-		h.lives = append(h.lives, Life{le.Uint64(b[88+16*i:]), le.Uint64(b[96+16*i:])})
+		h.lives = append(h.lives, opening{Life{le.Uint64(b[88+16*i:]), le.Uint64(b[96+16*i:])}, Seq(le.Uint64(b[1112+8*i:]))})
 	}
 	return h, nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,8 +26,10 @@ func sampleOps() []Op {
 func TestRingSamples(t *testing.T) {
 	r, state := sampleRing()
 	w := r.add(unitGroup, state, 8192, 4096, appendOps(nil, sampleOps()))
-	h := ringHeader{ringID: r.id, size: r.size, writes: 7, at: 8192, lives: []Life{{2, 1}, {3, 0x1122334455667788}}}
-	for name, b := range map[string][]byte{"frame": w.buf, "ring": h.pack()} {
+	h := ringHeader{ringID: r.id, size: r.size, writes: 7, at: 8192, lives: lives{{Life: Life{2, 1}}, {Life: Life{3, 0x1122334455667788}}}}
+	later := h // as written since headers say where lives began
+	later.lives = lives{{Life{2, 1}, 70}, {Life{3, 0x1122334455667788}, 80}}
+	for name, b := range map[string][]byte{"frame": w.buf, "ring": h.pack(), "ring-began": later.pack()} {
 		path := "testdata/v1/" + name + ".hex"
 		text := hex.Dump(b)
 		if *updateRing {
@@ -45,9 +48,33 @@ func TestRingSamples(t *testing.T) {
 	ops, err := parseOps(w.buf[frameHeader : frameHeader+f.length])
 	require.NoError(t, err)
 	require.Equal(t, sampleOps(), ops)
-	back, err := parseRingHeader(h.pack())
+	for _, h := range []ringHeader{h, later} {
+		back, err := parseRingHeader(h.pack())
+		require.NoError(t, err)
+		require.Equal(t, h, back)
+	}
+}
+
+// The store's record of lives is read as it was before it said where they began.
+func TestLivesRecord(t *testing.T) {
+	ls := lives{{Life{2, 1}, 70}, {Life{3, 0x1122334455667788}, 80}}
+	b := ls.pack()
+	back, err := parseLives(b)
 	require.NoError(t, err)
-	require.Equal(t, h, back)
+	require.Equal(t, ls, back)
+	old, err := parseLives(appendCRC(slices.Clone(b[:1+2*16]), 0, &livesKey))
+	require.NoError(t, err)
+	require.Equal(t, lives{{Life: ls[0].Life}, {Life: ls[1].Life}}, old)
+	for n := range len(b) - crcSize - 1 {
+		if n == 16 || n == 2*16 {
+			continue // what may have been written before
+		}
+		_, err := parseLives(appendCRC(slices.Clone(b[:1+n]), 0, &livesKey))
+		require.Equal(t, n != 0, err != nil, "%d bytes", n)
+	}
+	require.Equal(t, Seq(70), ls.left(Life{1, 9}), "what is older than all of them")
+	require.Equal(t, Seq(80), ls.left(Life{2, 1}))
+	require.Zero(t, ls.left(Life{3, 0x1122334455667788}))
 }
 
 // Every bit of a frame and of a header is covered by a checksum.
@@ -64,7 +91,7 @@ func TestRingBits(t *testing.T) {
 		require.ErrorIs(t, err, ErrCorrupt, i)
 		frame[i/8] ^= 1 << (i % 8)
 	}
-	header := (&ringHeader{ringID: r.id, size: r.size, writes: 7, at: 8192, lives: []Life{{2, 1}}}).pack()
+	header := (&ringHeader{ringID: r.id, size: r.size, writes: 7, at: 8192, lives: lives{{Life{2, 1}, 70}}}).pack()
 	for i := range len(header) * 8 {
 		header[i/8] ^= 1 << (i % 8)
 		_, err := parseRingHeader(header)
@@ -107,7 +134,7 @@ func (a *flatArea) Size() int64                              { return int64(len(
 func FuzzRing(f *testing.F) {
 	r, state := sampleRing()
 	f.Add(r.add(unitGroup, state, 8192, 4096, appendOps(nil, sampleOps())).buf)
-	f.Add((&ringHeader{ringID: r.id, size: r.size, at: 8192, lives: []Life{{2, 1}}}).pack())
+	f.Add((&ringHeader{ringID: r.id, size: r.size, at: 8192, lives: lives{{Life{2, 1}, 70}}}).pack())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := parseRingHeader(b); err == nil {
 			back, err := parseRingHeader(h.pack())

@@ -125,7 +125,7 @@ type Survey struct {
 
 	beyondSeq Seq // behind a damage there is this sequence
 
-	lives  []Life
+	lives  lives
 	header ringHeader
 	reader *ringReader
 	head   unit // the last unit, without payload
@@ -233,8 +233,8 @@ func (s *Survey) follow(h ringHeader, at uint64) error {
 		case unitWhole, unitGroup:
 			s.marks = append(s.marks, mark{u.state, u.end, u.sum})
 		}
-		if !slices.Contains(s.lives, u.life) { // no header that says it is left
-			s.lives = addLife(s.lives, u.life)
+		if !s.lives.has(u.life) { // no header that says it is left
+			s.lives = s.lives.add(opening{Life: u.life})
 		}
 		u.payload = nil
 		last, pos, prev = u, u.end, &u.sum

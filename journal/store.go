@@ -66,7 +66,7 @@ type Store struct {
 	hashes hashCache
 
 	// What Open found out.
-	lives    []Life
+	lives    lives
 	surveys  []*Survey
 	recovery Recovery
 
