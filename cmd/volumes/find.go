@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"ballast/cmd/control"
 	"ballast/devices"
 )
@@ -167,7 +169,7 @@ type Peeked struct {
 
 var _ devices.Disk = (*Peeked)(nil)
 
-// Peek opens a block device or file for reading, and for nothing else.
+// Peek opens a block device or file for reading whole blocks, and for nothing else.
 func Peek(path string) (*Peeked, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -176,7 +178,11 @@ func Peek(path string) (*Peeked, error) {
 	if kind := st.Mode().Type(); kind != 0 && kind != os.ModeDevice {
 		return nil, devices.ErrNotDisk // opening it might block
 	}
-	f, err := os.Open(path)
+	flags := os.O_RDONLY
+	if st.Mode().Type() == os.ModeDevice {
+		flags |= unix.O_DIRECT // the page cache would still show a disk that is gone
+	}
+	f, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return nil, err
 	}
