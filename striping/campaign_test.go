@@ -16,6 +16,7 @@ func TestTorture(t *testing.T) {
 	t.Run("power cuts", TestCrash)
 	t.Run("power cuts of faulty mirrors", TestCrashWithFaults)
 	t.Run("power cuts and lost disks", TestCrashThenLoss)
+	t.Run("power cuts and disks gone for good", TestCrashThenRebuild)
 	t.Run("every crash", TestEveryCrash)
 	t.Run("lives of exports", TestLifeOfExports)
 	t.Run("failed calls", TestNthCall)

@@ -75,6 +75,7 @@ type chunk struct {
 	must     bool                // a flush is not done before the placement is committed
 	intents  []journal.Candidate // as journaled (and in force) since the last commit
 	keep     []journal.Candidate // of intents: those of blocks that recovery could not look at, or not on all copies; they outlive commits
+	open     []int               // blocks of keep that no copy held which recovery could look at: one that is away may
 	old      []slotRef           // slots to give back once the placement is durable
 	fresh    bool                // the slot in places has never been committed
 	inCommit bool                // a commit is under way: no write-out may start
@@ -122,6 +123,7 @@ func (c *chunk) unkeepLocked(replaced func(block int) bool) {
 		return
 	}
 	c.keep = slices.DeleteFunc(slices.Clone(c.keep), func(cand journal.Candidate) bool { return replaced(int(cand.Block)) })
+	c.open = slices.DeleteFunc(c.open, replaced)
 }
 
 // setLocked makes rec the chunk's placement.

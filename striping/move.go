@@ -30,6 +30,9 @@ import (
 var (
 	// errLater is returned for a chunk that cannot be moved now and may be later.
 	errLater = errors.New("not now")
+	// errOpen is returned for a chunk of which a copy that is away may have what no other copy has.
+	errOpen = errors.New("a device that is away may have blocks of them that were torn on the others when the machine or the daemon went down; " +
+		"attach it, or write these blocks anew")
 	// errNoTarget is returned for a chunk that no device can take.
 	errNoTarget = errors.New("no device in another failure domain has space for it")
 )
@@ -80,15 +83,19 @@ func (v *Volume) move(ctx context.Context, t *moveTask) error {
 	for range maxActions {
 		c.mu.Lock()
 		vw := c.viewLocked()
-		skip := c.slot == 0 || len(c.keep) > 0 || c.lost
+		open := len(c.open) > 0
+		skip := c.slot == 0 || open || c.lost
 		var act *action
 		if c.slot > 0 {
 			act = t.next(c.places)
 		}
 		blocked := skip && act != nil && c.slot > 0
 		c.mu.Unlock()
-		if blocked {
-			return errLater // a copy that is not there now may be needed to know what the blocks are
+		switch {
+		case blocked && open:
+			return errOpen
+		case blocked:
+			return errLater
 		}
 		if skip || act == nil {
 			break

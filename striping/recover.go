@@ -171,7 +171,7 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 		v.log.Warn("recovery goes on when the devices of a chunk are back", "chunk", key.String(), "versions", len(r.keep))
 		rest := journal.Intent{Base: rec.Version, Candidates: r.keep}
 		b.Put(key.intent(), rest.Pack(key.intent()))
-		c.intents, c.keep = r.keep, r.keep
+		c.intents, c.keep, c.open = r.keep, r.keep, r.open
 		c.refs.Add(1) // never evicted: the journal's record does not tell all of it
 	}
 	if err := v.j.Commit(ctx, b); err != nil {
@@ -190,7 +190,8 @@ type recovery struct {
 	versions map[int][]journal.Candidate // by block, oldest first
 	sums     []uint32                    // as they are after it
 
-	keep  []journal.Candidate // versions of blocks that are left open
+	keep  []journal.Candidate // versions of blocks that are left open, or behind on a copy
+	open  []int               // blocks of which no copy that was looked at holds any version
 	equal []journal.Candidate // of blocks that were made equal on all copies
 	wrote []*member           // devices on which blocks were made equal
 }
@@ -316,6 +317,7 @@ func (r *recovery) settleBlock(block, i int, copies []recoveredCopy) {
 	switch {
 	case best < 0 && unseen:
 		r.keep = append(r.keep, r.versions[block]...)
+		r.open = append(r.open, block)
 		return
 	case best < 0:
 		r.v.log.Warn("block was torn on every copy", "chunk", r.vw.c.key.String(), "block", block)

@@ -147,19 +147,26 @@ func (v *Volume) judge(s *Status) {
 		}
 	}
 	for _, d := range s.Devices {
-		switch d.State {
-		case "missing":
+		remove := fmt.Sprintf("ballast device remove %s %s", s.Volume, d.Name)
+		switch {
+		case d.State == "missing" && d.UsedBytes == 0:
+			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not there, and nothing is on it: %s", d.Name, d.Path, d.Reason),
+				remove+fmt.Sprintf("; or attach it, then: ballast device online %s %s", s.Volume, d.Name))
+		case d.State == "failed" && d.UsedBytes == 0:
+			warn("warning", "DEVICE_FAILED", fmt.Sprintf("device %s (%s) is not used, and nothing is on it: %s", d.Name, d.Path, d.Reason),
+				remove+fmt.Sprintf("; or, if it is well again: ballast device online %s %s", s.Volume, d.Name))
+		case d.State == "missing":
 			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not there: %s", d.Name, d.Path, d.Reason),
 				fmt.Sprintf("attach it, then: ballast device online %s %s; or, if it is gone for good: ballast rebuild start %s", s.Volume, d.Name, s.Volume))
-		case "failed":
+		case d.State == "failed":
 			warn("warning", "DEVICE_FAILED", fmt.Sprintf("device %s (%s) is not used: %s", d.Name, d.Path, d.Reason),
 				fmt.Sprintf("replace the disk: ballast device replace %s %s NEW; or, if it is well again: ballast device online %s %s", s.Volume, d.Name, s.Volume, d.Name))
-		case "slow":
+		case d.State == "slow":
 			warn("warning", "DEVICE_SLOW", fmt.Sprintf("device %s (%s) sits out: %s", d.Name, d.Path, d.Reason),
 				"none needed: it is back when it is well, and its data is moved away if it stays so")
-		case "drained":
+		case d.State == "drained":
 			warn("warning", "DEVICE_DRAINED", fmt.Sprintf("device %s (%s) is empty and gets nothing new", d.Name, d.Path),
-				fmt.Sprintf("ballast device remove %s %s", s.Volume, d.Name))
+				remove)
 		}
 	}
 	if s.Degraded > 0 {

@@ -278,7 +278,7 @@ func (v *Volume) placeDone(p *plan, placed []balance.Placed) {
 	}
 	c.gen, c.slot, c.places, c.written, c.sums = p.gen, p.slot, places, written, sums
 	c.reserve = p.ov.keep
-	c.keep = nil
+	c.keep, c.open = nil, nil
 	c.fresh, c.must, c.pending, c.lost = true, true, true, false
 	c.durable = nil // the journal's record speaks of slots that are not written any more
 	c.mu.Unlock()
