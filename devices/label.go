@@ -93,7 +93,7 @@ type Label struct {
 	ChunkSize uint32 // bytes
 	Copies    uint8
 	Members   []Member // by ID, this device among them
-	Epoch     uint64   // of the last membership change that this device took part in
+	Epoch     uint64   // of the list of members: it grows with each that joins or leaves
 	Anchor    Anchor
 	Writes    uint64 // grows by one with each writing; the newest wins
 }

@@ -15,8 +15,8 @@ type Member struct {
 	Why    string          // it is missing, where that is known
 	// DataOff and DataSize are the area for slots, in bytes; also of a missing device.
 	DataOff, DataSize int64
-	// WriteLabel stores the volume's anchor and membership on the device; nil for simulated ones.
-	WriteLabel func(epoch uint64, s journal.State) error
+	// WriteLabel stores the volume's anchor on the device; nil for simulated ones.
+	WriteLabel func(s journal.State) error
 	// Foreign is the share of the time for which other processes keep the disk busy; nil where
 	// nobody knows.
 	Foreign func() float64

@@ -305,6 +305,14 @@ func (v *Volume) RemoveDevice(ctx context.Context, id devices.ID) error {
 		v.recordLock.Lock()
 		v.mu.Lock()
 		m.record.gone = true
+		epoch := v.epochLocked() + 1
+		for _, o := range v.devs() {
+			if o != m {
+				o.record.now.Epoch = epoch
+				key := journal.DeviceKey(o.record.now.ID)
+				b.Put(key, o.record.now.Pack(key))
+			}
+		}
 		v.mu.Unlock()
 		err = v.commitVolume(ctx, b)
 		v.recordLock.Unlock()
@@ -325,17 +333,29 @@ func (v *Volume) RemoveDevice(ctx context.Context, id devices.ID) error {
 	return nil
 }
 
-// NewDeviceID returns an ID that no device of the volume has had.
+// NewDeviceID returns an ID that no device of the volume has had, and the epoch that begins when it joins.
 func (v *Volume) NewDeviceID() (devices.ID, uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	epoch := uint64(0)
 	for _, m := range v.devs() {
-		epoch = max(epoch, m.Record.Epoch)
 		v.info.NextDevice = max(v.info.NextDevice, uint16(m.id)+1)
 	}
 	v.info.NextDevice++
-	return devices.ID(v.info.NextDevice - 1), epoch + 1
+	return devices.ID(v.info.NextDevice - 1), v.epochLocked() + 1
+}
+
+// Epoch returns the number of the last change of the volume's membership.
+func (v *Volume) Epoch() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.epochLocked()
+}
+
+func (v *Volume) epochLocked() (epoch uint64) {
+	for _, m := range v.devs() {
+		epoch = max(epoch, m.record.now.Epoch)
+	}
+	return epoch
 }
 
 // AddDevice takes a device into the volume, under the ID of NewDeviceID; it takes part at once.

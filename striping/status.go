@@ -388,7 +388,7 @@ func (v *Volume) writeAnchors() error {
 	var written []*member
 	for _, m := range v.devs() {
 		if m.WriteLabel != nil && m.usable() {
-			if err := m.WriteLabel(m.Record.Epoch, st); err != nil {
+			if err := m.WriteLabel(st); err != nil {
 				errs = append(errs, fmt.Errorf("device %v: label: %w", m.id, err))
 				continue
 			}

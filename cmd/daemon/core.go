@@ -80,6 +80,7 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 	c.mu.Lock()
 	c.volume = v
 	c.mu.Unlock()
+	c.relabel()
 	c.tree, err = names.Open(ctx, names.Options{Volume: c.volume, Journal: c.journal, Logger: o.Logger, FlushInterval: o.FlushInterval})
 	if err != nil {
 		err = errors.Join(control.Refuse("E_STATE", "the files of volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume),

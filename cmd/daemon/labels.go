@@ -23,14 +23,14 @@ type labelWriter struct {
 const labelTimeout = 30 * time.Second
 
 // write is what a striping.Member writes its label by.
-func (w *labelWriter) write(epoch uint64, s journal.State) error {
+func (w *labelWriter) write(s journal.State) error {
 	select {
 	case w.busy <- struct{}{}:
 	default:
 		return fmt.Errorf("label: the last writing of it hangs: %w", devices.ErrTimeout)
 	}
 	w.mu.Lock()
-	w.label.Epoch, w.label.Anchor = epoch, volumes.Anchor(s)
+	w.label.Anchor = volumes.Anchor(s)
 	w.mu.Unlock()
 	return w.store(devices.WriteLabel)
 }
@@ -79,11 +79,11 @@ func (w *labelWriter) store(put func(devices.Disk, *devices.Label) error) error 
 	}
 }
 
-// setMembers has the next writing list these devices.
-func (w *labelWriter) setMembers(list []devices.Member) {
+// setMembers has the next writing list the devices that there are since a change of membership.
+func (w *labelWriter) setMembers(list []devices.Member, epoch uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.label.Members = list
+	w.label.Members, w.label.Epoch = list, epoch
 }
 
 // setSizes has the next writing list these sizes.
@@ -110,10 +110,12 @@ func labelMembers(c *volumes.Config, epoch uint64) []devices.Member {
 	return list
 }
 
-// relabel has all labels list the devices that there are now.
-func (c *core) relabel(epoch uint64) {
+// relabel has all labels list the devices that there are now. They are written with the next anchor, one
+// after the other: until then, or after a crash before, a label tells of an older epoch.
+func (c *core) relabel() {
+	epoch := c.volume.Epoch()
 	for _, w := range c.labels {
-		w.setMembers(labelMembers(c.config, epoch))
+		w.setMembers(labelMembers(c.config, epoch), epoch)
 	}
 }
 

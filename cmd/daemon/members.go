@@ -87,7 +87,7 @@ func (c *core) addDevice(ctx context.Context, s volumes.Spec, domain string, for
 	c.devices = append(c.devices, dev)
 	c.mu.Unlock()
 	c.watchDisk(dev, o.File)
-	c.relabel(epoch)
+	c.relabel()
 	c.placeCopies(0)
 	return id, nil
 }
@@ -128,6 +128,7 @@ func (c *core) removeDevice(ctx context.Context, name string) error {
 	c.devices = slices.Delete(slices.Clone(c.devices), i, i+1)
 	delete(c.labels, id)
 	c.mu.Unlock()
+	c.relabel()
 	if dev != nil && dev.Failed() == nil {
 		err = errors.Join(err, devices.EraseLabel(file))
 	}
@@ -227,6 +228,7 @@ func (c *core) online(ctx context.Context, name string, look []string, resync bo
 	c.mu.Unlock()
 	c.rememberPaths(c.dirs)
 	c.watchDisk(dev, o.File)
+	c.relabel()
 	c.placeCopies(0)
 	return nil
 }

@@ -84,14 +84,6 @@ func Import(ctx context.Context, o ImportOptions) (*Imported, error) {
 	}
 	defer CloseDevices(opened)
 	done := &Imported{Schema: "ballast.import/1", Volume: name, UUID: config.UUID, Copies: config.Copies, Missing: []MissingDevice{}, ReadOnly: o.ReadOnly}
-	for _, d := range opened {
-		if d.File == nil {
-			done.Missing = append(done.Missing, MissingDevice{d.Config.ID, d.Config.UUID, d.Config.Size})
-		}
-	}
-	if len(done.Missing) >= config.Copies && !o.Degraded {
-		return nil, tooFew(config, done.Missing)
-	}
 	return done, takeIn(ctx, o, config, opened, done)
 }
 
@@ -151,6 +143,12 @@ func importable(given string, in *devices.Inspection) *control.Refusal {
 	return nil
 }
 
+// noMember refuses a disk that was a device of the volume before.
+func noMember(path string, id devices.ID, volume string) *control.Refusal {
+	return control.Refuse("E_DEVICE_STALE", "%s was device %s of volume %s, which has gone on without it", path, id, volume).
+		WithTry("import the other devices without it, then: ballast device add %s %s --force", volume, path)
+}
+
 // newestLabelOf returns the label that knows of the newest membership and journal.
 func newestLabelOf(offered []candidate) *devices.Label {
 	best := &offered[0].label
@@ -183,10 +181,8 @@ func checkMembers(offered []candidate, newest *devices.Label) error {
 					WithTry("take away the copy"))
 			}
 		}
-		at := slices.IndexFunc(newest.Members, func(m devices.Member) bool { return m.UUID == c.label.Device })
-		if at < 0 || newest.Members[at].Epoch > c.label.Epoch {
-			faults = append(faults, control.Refuse("E_DEVICE_STALE", "%s was device %s of volume %s, which has gone on without it", c.given, c.label.ID, c.label.Name).
-				WithTry("import the other devices without it, then: ballast device add %s %s --force", newest.Name, c.given))
+		if !slices.ContainsFunc(newest.Members, func(m devices.Member) bool { return m.UUID == c.label.Device }) {
+			faults = append(faults, noMember(c.given, c.label.ID, newest.Name))
 		}
 	}
 	if len(faults) > 0 {
@@ -258,6 +254,17 @@ func (p *plan) takeJournal(ctx context.Context, o ImportOptions, c *Config, open
 	options := journal.Options{UUID: c.UUID, Places: JournalPlaces(opened), Anchors: Anchors(opened)}
 	options.InChild(ctx, o.Child)
 	j, err := journal.Open(filepath.Join(p.dir, "journal"), options)
+	if err != nil && !o.Degraded { // perhaps for lack of devices
+		var listed []MissingDevice
+		for _, d := range opened {
+			if d.File == nil {
+				listed = append(listed, MissingDevice{d.Config.ID, d.Config.UUID, d.Config.Size})
+			}
+		}
+		if len(listed) >= c.Copies {
+			return tooFew(c, listed)
+		}
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return control.Refuse("E_JOURNAL", "no device of volume %s has a whole copy of its journal: %v", c.Name, err).
 			WithTry("name the missing devices too: a copy on one of them is enough").WithTry("ballast salvage %s, for what is left", strings.Join(o.Devices, " "))
@@ -277,13 +284,23 @@ func (p *plan) takeJournal(ctx context.Context, o ImportOptions, c *Config, open
 	c.Devices = nil
 	for _, r := range records {
 		d := ConfigDevice{ID: r.ID, UUID: r.UUID, Path: r.Path, Size: r.Size, Domain: r.Domain}
-		for _, at := range opened {
-			if at.File != nil && at.Config.UUID == d.UUID {
-				d.Path = at.Config.Path
-				done.Devices = append(done.Devices, d)
-			}
+		i := slices.IndexFunc(opened, func(at Opened) bool { return at.File != nil && at.Config.UUID == d.UUID })
+		if i < 0 {
+			done.Missing = append(done.Missing, MissingDevice{d.ID, d.UUID, d.Size})
+		} else {
+			d.Path = opened[i].Config.Path
+			done.Devices = append(done.Devices, d)
 		}
 		c.Devices = append(c.Devices, d)
+	}
+	// The journal's word counts, also where labels have not been written since a device left.
+	for _, at := range opened {
+		if at.File != nil && !slices.ContainsFunc(c.Devices, func(d ConfigDevice) bool { return d.UUID == at.Config.UUID }) {
+			return noMember(at.Config.Path, devices.ID(at.Config.ID), c.Name)
+		}
+	}
+	if len(done.Missing) >= c.Copies && !o.Degraded {
+		return tooFew(c, done.Missing)
 	}
 	return c.validate()
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ballast/cmd/volumes"
 	"ballast/tests/harness"
@@ -271,4 +272,59 @@ func eraseCopy(t *testing.T, disk string) {
 	_, err = f.WriteAt(make([]byte, l.JournalSize), l.JournalOff)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
+}
+
+// Devices join and leave, and after each change, with or without a clean end, the volume is taken in from
+// the disks that are its devices then: whatever is listed on them, and with one of them lost.
+func TestImportAfterDevicesCameAndWent(t *testing.T) {
+	env := harness.New(t)
+	disks := volume(t, env, 2)
+	d := env.Serve("v")
+	data := random(t, 16<<20, 9)
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
+	again := func(clean bool, at []string, missing int) {
+		t.Helper()
+		if clean {
+			require.Zero(t, d.Stop())
+		} else {
+			d.Kill()
+		}
+		require.NoError(t, os.RemoveAll(env.State))
+		var i imported
+		decode(t, env.Must(append([]string{"import", "--json"}, at...)...), &i)
+		require.Len(t, i.Devices, len(at))
+		require.Len(t, i.Missing, missing)
+		d = env.Serve("v")
+		out := filepath.Join(t.TempDir(), "out")
+		harness.Tool(t, "nbdcopy", d.URI("e"), out)
+		requireSame(t, data, out)
+	}
+	for _, clean := range []bool{false, true} {
+		added := filepath.Join(t.TempDir(), "added")
+		env.Must("device", "add", "v", added+":400MiB")
+		again(clean, append(disks, added), 0)
+		id := env.Must("device", "ls", "v", "--json")
+		require.Contains(t, id, added)
+		env.Must("device", "drain", "v", added)
+		require.Eventually(t, func() bool { return strings.Contains(env.Must("device", "ls", "v"), "drained") }, harness.Patience, 50*time.Millisecond)
+		old := added + ".old" // as it was before it left
+		harness.Tool(t, "cp", "--sparse=always", added, old)
+		env.Must("device", "remove", "v", added)
+		again(clean, disks, 0)
+		require.Zero(t, d.Stop())
+		require.NoError(t, os.Rename(env.State, env.State+".old"))
+		refused(t, env.Command(append([]string{"import", old}, disks...)...), 1, "E_DEVICE_STALE")
+		require.NoError(t, os.Rename(env.State+".old", env.State))
+		d = env.Serve("v")
+	}
+	lost := disks[1]
+	require.NoError(t, os.Remove(lost))
+	again(false, []string{disks[0], disks[2]}, 1)
+	env.Must("device", "replace", "v", "d2", lost+":400MiB")
+	require.Eventually(t, func() bool { return strings.Contains(env.Must("status", "v"), "ballast device remove v d2") }, harness.Patience, 50*time.Millisecond)
+	env.Must("device", "remove", "v", "d2")
+	again(false, []string{disks[0], disks[2], lost}, 0)
+	require.NoError(t, os.Remove(disks[2])) // of three devices that there are now
+	again(false, []string{disks[0], lost}, 1)
+	require.Zero(t, d.Stop())
 }

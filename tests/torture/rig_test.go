@@ -27,10 +27,11 @@ type shape struct {
 	chunk  string
 	loop   bool  // on loop devices
 	size   int64 // of the export; 0: 64 MiB
+	disks  int   // 0: three
 	serve  []string
 }
 
-// rig is a volume v on three unequal disks, with an export e that a model knows, and its daemon.
+// rig is a volume v on two or three unequal disks, with an export e that a model knows, and its daemon.
 type rig struct {
 	t     *testing.T
 	env   *harness.Env
@@ -61,7 +62,10 @@ func newRigIn(t *testing.T, env *harness.Env, s shape) *rig {
 	if s.chunk != "" {
 		args = append(args, "--chunk", s.chunk)
 	}
-	for _, size := range diskSizes {
+	for i, size := range diskSizes {
+		if s.disks != 0 && i == s.disks {
+			break
+		}
 		file := harness.Sparse(t, size)
 		r.disks = append(r.disks, file)
 		if s.loop {
