@@ -172,8 +172,8 @@ func (a *api) changeDevice(ctx context.Context, q *control.DeviceRequest, spec v
 	case "remove":
 		return a.done("", "device %s is no longer part of the volume", name), a.engine.removeDevice(ctx, name)
 	case "replace":
-		job, err := a.engine.replace(ctx, name, spec, q.Force, striping.JobOptions{Reason: q.Reason, Pace: max(q.Pace, 0)})
-		return a.done(job, "%s moves what is on %s to %s", job, name, spec.Given), err
+		job, how, err := a.engine.replace(ctx, name, spec, q.Force, striping.JobOptions{Reason: q.Reason, Pace: max(q.Pace, 0)})
+		return a.done(job, "%s", how), err
 	case "grow":
 		how, err := a.engine.grow(ctx, name)
 		return a.done("", "%s", how), err

@@ -42,7 +42,7 @@ type engine interface {
 	id(name string) (devices.ID, error)
 	addDevice(ctx context.Context, s volumes.Spec, domain string, force bool) (devices.ID, error)
 	removeDevice(ctx context.Context, name string) error
-	replace(ctx context.Context, name string, s volumes.Spec, force bool, o striping.JobOptions) (string, error)
+	replace(ctx context.Context, name string, s volumes.Spec, force bool, o striping.JobOptions) (job, how string, err error)
 	grow(ctx context.Context, name string) (string, error)
 	offline(ctx context.Context, name string, force bool) error
 	online(ctx context.Context, name string, look []string, resync bool) error

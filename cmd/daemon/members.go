@@ -241,10 +241,10 @@ func (c *core) isOut(id devices.ID) bool {
 }
 
 // replace adds a disk and begins to move to it what another device holds.
-func (c *core) replace(ctx context.Context, name string, s volumes.Spec, force bool, o striping.JobOptions) (string, error) {
+func (c *core) replace(ctx context.Context, name string, s volumes.Spec, force bool, o striping.JobOptions) (job, how string, err error) {
 	old, err := c.id(name)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	var state string
 	var used, usedSize int64
@@ -254,7 +254,7 @@ func (c *core) replace(ctx context.Context, name string, s volumes.Spec, force b
 		}
 	}
 	if state == "draining" {
-		return "", control.Refuse("E_JOB_CONFLICT", "device %s is being drained already", old).WithTry("ballast job ls %s", c.config.Name)
+		return "", "", control.Refuse("E_JOB_CONFLICT", "device %s is being drained already", old).WithTry("ballast job ls %s", c.config.Name)
 	}
 	size := s.Size
 	if size == 0 {
@@ -263,7 +263,7 @@ func (c *core) replace(ctx context.Context, name string, s volumes.Spec, force b
 		}
 	}
 	if l, err := devices.NewLayout(size, c.config.ChunkSize); err == nil && l.DataSize < used {
-		return "", control.Refuse("E_NO_SPACE", "%s has room for %d bytes, device %s (of %d bytes) holds %d", s.Given, l.DataSize, old, usedSize, used).
+		return "", "", control.Refuse("E_NO_SPACE", "%s has room for %d bytes, device %s (of %d bytes) holds %d", s.Given, l.DataSize, old, usedSize, used).
 			WithTry("a larger disk, or: ballast device add %s %s, then: ballast device drain %s %s", c.config.Name, s.Given, c.config.Name, old)
 	}
 	domain := ""
@@ -274,14 +274,18 @@ func (c *core) replace(ctx context.Context, name string, s volumes.Spec, force b
 	}
 	id, err := c.addDevice(ctx, s, domain, force)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	if state == "failed" || state == "missing" {
-		job, err := c.volume.Rebuild(ctx, striping.JobOptions{Reason: fmt.Sprintf("%s is replaced by %s", old, id)})
-		if errors.Is(err, striping.ErrConflict) { // it runs, and uses the new device
-			err = nil
-		}
-		return job, err
+	if state != "failed" && state != "missing" {
+		job, err = c.volume.Replace(ctx, old, id, o)
+		return job, fmt.Sprintf("%s moves what is on %s to %s, which is %s", job, old, s.Given, id), err
 	}
-	return c.volume.Replace(ctx, old, id, o)
+	job, err = c.volume.Rebuild(ctx, striping.JobOptions{Reason: fmt.Sprintf("%s is replaced by %s", old, id)})
+	switch {
+	case errors.Is(err, striping.ErrConflict):
+		return "", fmt.Sprintf("%s is %s, and is used by the rebuild that there is already", s.Given, id), nil
+	case errors.Is(err, striping.ErrNoJob):
+		return "", fmt.Sprintf("%s is %s; nothing of %s has to be copied", s.Given, id, old), nil
+	}
+	return job, fmt.Sprintf("%s makes copies of what was on %s", job, old), err
 }

@@ -198,3 +198,27 @@ func TestDrainIsTakenBack(t *testing.T) {
 	require.Zero(t, d.Stop())
 	require.Contains(t, env.Must("check", "v"), "SOUND")
 }
+
+// A disk that is gone is replaced when it held nothing, and when a rebuild waits for space already.
+func TestReplaceAMissingDisk(t *testing.T) {
+	harness.Need(t, "nbdcopy")
+	env := harness.New(t)
+	goes, small := filepath.Join(t.TempDir(), "goes"), filepath.Join(t.TempDir(), "small")
+	env.Must("create", "v", "--copies", "2", filepath.Join(t.TempDir(), "stays")+":200MiB", goes+":200MiB", small+":32MiB")
+	env.Must("export", "create", "v/e", "64MiB")
+	require.NoError(t, os.Remove(goes))
+	d := env.Serve("v")
+	require.Contains(t, env.Must("device", "replace", "v", "d2", goes+":300MiB"), "is d4; nothing of d2 has to be copied")
+	env.Must("device", "remove", "v", "d2")
+	harness.Tool(t, "nbdcopy", "--flush", random(t, 64<<20, 3), d.URI("e"))
+	require.Zero(t, d.Stop())
+
+	require.NoError(t, os.Remove(goes))
+	d = env.Serve("v")
+	env.Must("rebuild", "start", "v")
+	require.Contains(t, env.Must("device", "replace", "v", "d4", goes+":300MiB"), "is d5, and is used by the rebuild that there is already")
+	require.Eventually(t, func() bool { return strings.Contains(env.Must("status", "v"), "ballast device remove v d4") }, harness.Patience, 50*time.Millisecond)
+	env.Must("device", "remove", "v", "d4")
+	require.NotContains(t, env.Must("status", "v"), "warning")
+	require.Zero(t, d.Stop())
+}
