@@ -90,7 +90,9 @@ func (h *Health) Step(now, second time.Duration, v Vitals, allowed bool) HealthV
 	d := 0
 	if h.gather.Ops >= need || v.Stalled > second/2 {
 		h.lnRatio += (1 - math.Exp(-h.gatherT.Seconds()/steadyMemory)) * (math.Log(max(1, h.gather.Ratio)) - h.lnRatio)
-		d = h.points(v)
+		if d = h.points(); d > 0 && (v.Common || v.Foreign > foreignShare) {
+			d = 0 // a second that is well counts whatever others do
+		}
 		h.gather, h.gatherT = Vitals{}, 0
 	} else if h.gatherT >= maxGather {
 		h.gather, h.gatherT = Vitals{}, 0
@@ -139,11 +141,9 @@ func (h *Health) SitOut(now time.Duration) {
 // Entries is how often the device has begun to sit out within the last hour.
 func (h *Health) Entries() int { return len(h.entries) }
 
-func (h *Health) points(v Vitals) int {
+func (h *Health) points() int {
 	r := h.gather.Ratio
 	switch {
-	case v.Common || v.Foreign > foreignShare:
-		return 0
 	case r > 16:
 		return 4
 	case r > 8:

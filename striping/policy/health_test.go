@@ -161,6 +161,23 @@ func TestHealthRecovery(t *testing.T) {
 	require.True(t, h.Slow)
 	require.Equal(t, HealthSame, run(29, 1, 4, true))
 	require.Equal(t, HealthBack, run(31, 1, 4, true))
+
+	// That others are slow, or somebody else is at the disk, acquits it of what is bad and no more.
+	for _, v := range []Vitals{{Ops: 1, Ratio: 1, Common: true}, {Ops: 1, Ratio: 1, Foreign: 0.5}} {
+		h = Health{}
+		for s := time.Duration(1); s <= 30; s++ {
+			h.Step(s*time.Second, time.Second, Vitals{Ops: 20, Ratio: 20}, true)
+		}
+		require.True(t, h.Slow)
+		bad := v
+		bad.Ratio = 20
+		require.Equal(t, HealthSame, h.Step(31*time.Second, time.Second, bad, true))
+		require.Equal(t, maxScore, h.Score)
+		for s := time.Duration(32); h.Slow; s++ {
+			require.LessOrEqual(t, s, time.Duration(61), "what is well does not count")
+			h.Step(s*time.Second, time.Second, v, true)
+		}
+	}
 }
 
 func TestCommonSlow(t *testing.T) {
