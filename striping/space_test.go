@@ -114,19 +114,33 @@ func TestSpaceFillsUp(t *testing.T) {
 	fmt.Printf("full volumes: %d sets of disks, at least %.2f %% of what the copies can use was used, nothing lost\n", cases, worst*100)
 }
 
+// TestRivalsUnequalDisksFill: of disks of 16, 8, 4, 4 and 2 units, with two copies, 17 can be used, and are.
+func TestRivalsUnequalDisksFill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const unit = 20 * fillChunk * blockSize
+		sizes := []int64{16 * unit, 8 * unit, 4 * unit, 4 * unit, 2 * unit}
+		require.EqualValues(t, 17*unit, policy.Capacity(sizes, 2))
+		require.GreaterOrEqual(t, fillSet(t, rand.New(rand.NewPCG(1, 9)), sizes, 1, 2), 0.99)
+	})
+}
+
 func fillOne(t *testing.T, seed uint64, copies uint8) (share float64) {
-	ctx := context.Background()
 	rng := rand.New(rand.NewPCG(seed, uint64(copies)))
-	var sizes, free []int64
+	var sizes []int64
 	for range int(copies) + rng.IntN(4) {
 		n := int64(20+rng.IntN(60)) * fillChunk * blockSize
 		if rng.IntN(3) == 0 {
 			n *= 3
 		}
 		sizes = append(sizes, n)
-		free = append(free, n)
 	}
-	most := policy.Capacity(free, int(copies))
+	return fillSet(t, rng, sizes, seed, copies)
+}
+
+// fillSet fills a volume over disks of these sizes, and returns the share of what could be used that was.
+func fillSet(t *testing.T, rng *rand.Rand, sizes []int64, seed uint64, copies uint8) (share float64) {
+	ctx := context.Background()
+	most := policy.Capacity(sizes, int(copies))
 	f := &filled{rng: rng, have: map[int]uint32{}, rig: newRig(t, rigConfig{sizes: sizes, copies: copies, seed: seed, timing: gentle,
 		opts: Options{DirtyLimit: 1 << 20, FlushInterval: 100 * time.Millisecond, ReadAhead: -1, CacheBytes: 1}})}
 	require.NoError(t, f.v.CreateExport(ctx, "e", 1<<40))
