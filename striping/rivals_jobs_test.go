@@ -271,3 +271,45 @@ func TestRivalsDrainWithoutSpace(t *testing.T) {
 		require.NoError(t, r.close())
 	})
 }
+
+// TestRivalsDrainRedoesLittle: a drain of two of six disks through power cuts, with no client beside it, writes
+// what is on them once, and for each cut no more again than was under way: on average, a quarter of what may be.
+func TestRivalsDrainRedoesLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const cuts, chunks = 20, 480
+		rng := rand.New(rand.NewPCG(5, 5))
+		timing := simdisk.Timing{ReadRate: 20e6, WriteRate: 10e6, PerOp: 50 * time.Microsecond, Latency: 200 * time.Microsecond}
+		r := newRig(t, rigConfig{disks: 6, size: 16 << 20, copies: 2, timing: timing, latency: time.Millisecond, opts: Options{ReadAhead: -1}})
+		e := r.fillExport(chunks)
+		e.Close()
+		require.NoError(t, r.v.Flush(t.Context()))
+		leaving := []devices.ID{2, 5}
+		f, err := r.v.ForecastDrain(t.Context(), leaving)
+		require.NoError(t, err)
+		before, total := r.written(), int64(0)
+		id, err := r.v.Drain(t.Context(), leaving, JobOptions{})
+		require.NoError(t, err)
+		within := 0
+		for range cuts {
+			time.Sleep(time.Duration(20+rng.IntN(40)) * time.Millisecond)
+			synctest.Wait()
+			if !r.jobEnded(id)() {
+				within++
+			}
+			total += r.written() - before
+			r.crash(rng, simdisk.Random)
+			before = r.written()
+			r.open()
+			require.Zero(t, r.v.Status().Degraded, "fewer copies than asked for")
+		}
+		until(t, time.Minute, "drained", r.jobEnded(id))
+		total += r.written() - before
+		fmt.Printf("a drain through %d power cuts wrote %.1f MB, of %.1f MB to be moved: %.0f KB again for each cut\n",
+			within, float64(total)/1e6, float64(f.Bytes)/1e6, float64(total-f.Bytes)/1e3/float64(within))
+		require.Greater(t, within, cuts/2)
+		const window = 2 * movesPerDevice * 64 << 10 // what may be under way at once
+		require.LessOrEqual(t, float64(total), 1.02*float64(f.Bytes)+float64(within*window/4))
+		require.NoError(t, r.v.checkCopies(t.Context()))
+		require.NoError(t, r.close())
+	})
+}
