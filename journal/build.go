@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/pb"
 	"github.com/dgraph-io/ristretto/v2/z"
 )
@@ -36,10 +37,11 @@ const buildTable = 512 << 10
 
 // openBuilder makes Badger's files in path, an empty directory.
 func openBuilder(path string, wire *tripwire) (*builder, error) {
-	options := badgerOptions(filepath.Dir(path), wire)
-	options.Dir, options.ValueDir = path, path
-	// Tables and MANIFEST are synced nonetheless, and nothing goes through a log.
-	db, err := badger.Open(options.WithSyncWrites(false).WithBaseTableSize(buildTable))
+	o := badgerOptions(filepath.Dir(path), wire)
+	o.Dir, o.ValueDir = path, path
+	// Tables and MANIFEST are synced nonetheless, and nothing goes through a log. All is read again when it
+	// is done, as each table is otherwise when it has been written.
+	db, err := badger.Open(o.WithSyncWrites(false).WithBaseTableSize(buildTable).WithChecksumVerificationMode(options.NoVerification))
 	if err != nil {
 		return nil, err
 	}

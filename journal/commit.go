@@ -269,6 +269,9 @@ func (g *groupTxn) look(key Key) (held, error) {
 }
 
 func (g *groupTxn) apply(op *Op) error {
+	if op.Key.Space() == SpaceChunk && g.s.placements.Load() != nil {
+		g.s.placements.Store(nil)
+	}
 	old, err := g.look(op.Key)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -132,4 +133,28 @@ func (s *Survey) Frames(t testing.TB) (offs []int64) {
 		}
 	}
 	return offs
+}
+
+// ReadTables reads a settled store past Badger.
+func ReadTables(dir string, uuid [16]byte) (State, error) {
+	c, err := readTables(filepath.Join(dir, badgerName), uuid)
+	if err != nil {
+		return State{}, err
+	}
+	return c.State, nil
+}
+
+// TablesByLevel returns how many tables each level has.
+func (s *Store) TablesByLevel() (n [8]int) {
+	for _, t := range s.db.Tables() {
+		n[t.Level]++
+	}
+	return n
+}
+
+// SetPlacementsMax bounds the placements that Open keeps.
+func SetPlacementsMax(n int64) (undo func()) {
+	was := placementsMax
+	placementsMax = n
+	return func() { placementsMax = was }
 }

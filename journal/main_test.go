@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 		case "journal-preflight":
 			if len(os.Args) > 3 && os.Args[3] == journal.MakeFlag {
 				os.Exit(journal.MakeMain(os.Args[2], os.Stdin, os.Stdout))
+			} else if len(os.Args) > 3 && os.Args[3] == journal.SettleFlag {
+				os.Exit(journal.SettleMain(os.Args[2], os.Stdout))
 			}
 			os.Exit(journal.PreflightMain(os.Args[2], os.Stdout))
 		case "journal-writer":
@@ -59,11 +61,11 @@ func open(t testing.TB, dir string, anchors ...journal.State) *journal.Store {
 }
 
 // preflight is Options.Preflight by a child of the test binary.
-func preflight(t testing.TB) func(string) (journal.State, error) {
-	return func(dir string) (journal.State, error) {
+func preflight(t testing.TB) func(string) error {
+	return func(dir string) error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		return journal.RunPreflight(ctx, []string{executable(t), "journal-preflight"}, dir)
+		return journal.RunSettle(ctx, []string{executable(t), "journal-preflight"}, dir)
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,32 +15,32 @@ import (
 )
 
 // A store that is made anew is written through memory maps, and where the disk has errors the kernel
-// answers that with SIGBUS. So it is made, and read again from the disk, in a process of its own that
-// gets the records through a pipe: what takes the place of a store has been seen to be readable.
+// answers that with SIGBUS. So it is made in a process of its own that gets the records through a pipe. Then
+// it is read again from the disk: what takes the place of a store has been seen to be readable.
 
 // maker makes a store in dir/badger.new of the records that it reads; it has the lock of dir until it ends.
-type maker func(dir string, lock *os.File, records io.Reader) (State, error)
+type maker func(dir string, lock *os.File, records io.Reader) error
 
 // run hands a maker the records that fn adds by ascending key.
-func (m maker) run(dir string, lock *os.File, fn func(add func(*Op) error) error) (State, error) {
+func (m maker) run(dir string, lock *os.File, fn func(add func(*Op) error) error) error {
 	if m == nil {
-		m = func(dir string, _ *os.File, records io.Reader) (State, error) { return makeStore(dir, records) }
+		m = func(dir string, _ *os.File, records io.Reader) error { return makeStore(dir, records) }
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
-		return State{}, err
+		return err
 	}
 	sent := make(chan error, 1)
 	go func() { // ends with the last record, or when the pipe's other end is closed
 		err := send(w, fn)
 		sent <- errors.Join(err, w.Close())
 	}()
-	state, err := m(dir, lock, r)
+	err = m(dir, lock, r)
 	r.Close()
 	if cut := <-sent; cut != nil && !errors.Is(cut, unix.EPIPE) {
 		err = cut // the maker has only seen that the records end too soon
 	}
-	return state, err
+	return err
 }
 
 // send writes what fn adds, and then a change that no store can hold: so the end is known from a cut.
@@ -63,32 +63,32 @@ func send(w io.Writer, fn func(add func(*Op) error) error) error {
 }
 
 // makeStore is a maker in this process.
-func makeStore(dir string, records io.Reader) (State, error) {
+func makeStore(dir string, records io.Reader) error {
 	path := filepath.Join(dir, newName)
 	in := &fileRun{r: bufio.NewReaderSize(records, 256<<10), buf: []byte{}}
 	first, _, err := in.next()
 	if err != nil {
-		return State{}, err
+		return err
 	}
 	m, err := parseMeta(first.Value)
 	if err != nil {
-		return State{}, err
+		return err
 	}
-	s := &Store{dir: dir, uuid: m.UUID, log: slog.New(slog.DiscardHandler), space: space{dir: dir, name: newName, statfs: unix.Statfs}}
-	s.wire = &tripwire{log: s.log}
+	s := newStore(dir, m.UUID, nil)
+	s.space.name = newName
 	if err := s.build(path, &first, in); err != nil {
-		return State{}, err
+		return err
 	}
-	if err := forgetPages(path); err != nil {
-		return State{}, err
+	return errors.Join(forgetPages(path), syncDir(path))
+}
+
+// readBack reads a store that was just made from the disk.
+func readBack(path string, uuid [16]byte) (*contents, error) {
+	c, err := readTables(path, uuid)
+	if errors.Is(err, errTable) || errors.As(err, new(*fs.PathError)) {
+		err = fmt.Errorf("%w: it is not read as it was written: %w", ErrNoStore, err)
 	}
-	options := badgerOptions(dir, s.wire)
-	options.Dir, options.ValueDir = path, path
-	if s.db, err = openBadger(options); err != nil {
-		return State{}, fmt.Errorf("%w: it is not read as it was written: %w", ErrNoStore, err)
-	}
-	found, err := s.verify()
-	return found, errors.Join(err, s.db.Close(), syncDir(path))
+	return c, err
 }
 
 // build makes Badger's files of records, whose first was read already.
@@ -144,7 +144,7 @@ func forgetPages(dir string) error {
 
 // MakeMain is the child's part of RunMake, as PreflightMain is that of RunPreflight.
 func MakeMain(dir string, stdin io.Reader, stdout io.Writer) int {
-	return judge(stdout, func() (State, error) { return makeStore(dir, stdin) })
+	return judge(stdout, func() (State, error) { return State{}, makeStore(dir, stdin) })
 }
 
 // MakeFlag is what RunMake adds to the command of RunPreflight.
@@ -152,27 +152,27 @@ const MakeFlag = "--make"
 
 // RunMake makes a store of records in a child process: argv with dir and MakeFlag added, which must call
 // MakeMain. A child that dies of a fault means a disk that cannot be used: ErrNoStore.
-func RunMake(ctx context.Context, argv []string, dir string, lock *os.File, records io.Reader) (State, error) {
+func RunMake(ctx context.Context, argv []string, dir string, lock *os.File, records io.Reader) error {
 	child := exec.CommandContext(ctx, argv[0], append(append([]string{}, argv[1:]...), dir, MakeFlag)...)
 	child.Stdin = records
 	if lock != nil {
 		child.ExtraFiles = []*os.File{lock}
 	}
-	state, how, err := runJudge(ctx, child)
+	_, how, err := runJudge(ctx, child)
 	if how != "" {
 		err = fmt.Errorf("%w: the disk of %s kills who writes there: %s", ErrNoStore, dir, how)
 	}
-	return state, err
+	return err
 }
 
-// InChild has all that may kill a process done by children: argv as in RunPreflight and RunMake. Without
+// InChild has all that may kill a process done by children: argv as in RunSettle and RunMake. Without
 // one, this process does it.
 func (o *Options) InChild(ctx context.Context, argv []string) {
 	if len(argv) == 0 {
 		return
 	}
-	o.Preflight = func(dir string) (State, error) { return RunPreflight(ctx, argv, dir) }
-	o.Make = func(dir string, lock *os.File, records io.Reader) (State, error) {
+	o.Preflight = func(dir string) error { return RunSettle(ctx, argv, dir) }
+	o.Make = func(dir string, lock *os.File, records io.Reader) error {
 		return RunMake(ctx, argv, dir, lock, records)
 	}
 }
@@ -183,9 +183,12 @@ func (o *Options) Try(dir string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
-	_, err := maker(o.Make).run(dir, nil, func(add func(*Op) error) error {
+	err := maker(o.Make).run(dir, nil, func(add func(*Op) error) error {
 		m := meta{UUID: o.UUID}
 		return add(&Op{metaKey, m.pack()})
 	})
+	if err == nil {
+		_, err = readBack(path, o.UUID)
+	}
 	return errors.Join(err, os.RemoveAll(path))
 }

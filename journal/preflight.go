@@ -7,26 +7,50 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
+
+	"github.com/dgraph-io/badger/v4/options"
 )
 
-// Preflight opens the journal in dir, reads and checks all of it, and closes it. A zero uuid takes
-// the journal of any volume. Some damages make Badger kill the process, so it belongs into one of
-// its own: see RunPreflight.
+// Preflight has the store in dir settled, and reads and checks all of it. A zero uuid takes the journal of
+// any volume. Some damages make Badger kill the process, so it belongs into one of its own: see RunPreflight.
 func Preflight(dir string, uuid [16]byte) (State, error) {
 	uuid, err := readStoreFile(dir, uuid)
 	if err != nil {
 		return State{}, err
 	}
-	s, err := open(dir, uuid, nil)
+	lock, err := settle(dir)
 	if err != nil {
 		return State{}, err
 	}
-	state, err := s.verify()
-	return state, errors.Join(err, s.shut())
+	found, err := readTables(filepath.Join(dir, badgerName), uuid)
+	if err := errors.Join(err, lock.Close()); err != nil {
+		return State{}, err
+	}
+	return found.State, nil
+}
+
+// settle opens Badger and closes it again, and returns the lock of dir. What stood in a log stands in a table
+// then. Nothing is compacted: that would give damaged blocks new checksums.
+func settle(dir string) (*os.File, error) {
+	s := newStore(dir, [16]byte{}, nil)
+	if err := s.enterDir(); err != nil {
+		return nil, err
+	}
+	o := badgerOptions(dir, s.wire).WithChecksumVerificationMode(options.NoVerification)
+	if err := s.openDB(o.WithNumCompactors(0).WithNumLevelZeroTablesStall(math.MaxInt)); err != nil {
+		return nil, err
+	}
+	if err := s.db.Close(); err != nil {
+		return nil, errors.Join(err, s.lock.Close())
+	}
+	return s.lock, nil
 }
 
 // verdict is what the child of RunPreflight prints, as JSON.
@@ -50,6 +74,17 @@ var verdictKinds = map[string]error{
 // verdict to stdout, and returns the exit code.
 func PreflightMain(dir string, stdout io.Writer) int {
 	return judge(stdout, func() (State, error) { return Preflight(dir, [16]byte{}) })
+}
+
+// SettleMain is the child's part of RunSettle, as PreflightMain is that of RunPreflight.
+func SettleMain(dir string, stdout io.Writer) int {
+	return judge(stdout, func() (State, error) {
+		lock, err := settle(dir)
+		if err != nil {
+			return State{}, err
+		}
+		return State{}, lock.Close()
+	})
 }
 
 // judge is what a child does: it prints the verdict of fn, and returns the exit code.
@@ -87,12 +122,26 @@ func (e *PreflightError) Unwrap() error { return e.Kind }
 // call PreflightMain, as the hidden command of the binary itself does. A child that dies of a
 // fault means a corrupt journal; one that is killed or does not start means nothing about it.
 func RunPreflight(ctx context.Context, argv []string, dir string) (State, error) {
-	child := exec.CommandContext(ctx, argv[0], append(append([]string{}, argv[1:]...), dir)...)
+	return runPreflight(ctx, argv, dir)
+}
+
+func runPreflight(ctx context.Context, argv []string, args ...string) (State, error) {
+	child := exec.CommandContext(ctx, argv[0], append(argv[1:len(argv):len(argv)], args...)...)
 	state, how, err := runJudge(ctx, child)
 	if how != "" {
 		err = &PreflightError{fmt.Sprintf("%v: the store kills its reader: %s", ErrCorrupt, how), ErrCorrupt}
 	}
 	return state, err
+}
+
+// SettleFlag is what RunSettle adds to the command of RunPreflight.
+const SettleFlag = "--settle"
+
+// RunSettle has Badger open the store in dir and close it again in a child process: argv with dir and
+// SettleFlag added, which must call SettleMain. A child that dies means the same as that of RunPreflight.
+func RunSettle(ctx context.Context, argv []string, dir string) error {
+	_, err := runPreflight(ctx, argv, dir, SettleFlag)
+	return err
 }
 
 // runJudge runs a child that calls judge, and returns its verdict. If it died of a fault, how tells so.

@@ -16,19 +16,19 @@ const (
 
 // fillStore makes a store beside the old one, of what a copy holds, and reads all of it again: its
 // records must be those that the copy's last unit names. lock is that of dir.
-func fillStore(dir string, opts Options, lock *os.File, v *Survey) error {
+func fillStore(dir string, opts Options, lock *os.File, v *Survey) (*contents, error) {
 	path := filepath.Join(dir, newName)
 	if err := os.RemoveAll(path); err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.Mkdir(path, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	sp := space{dir: dir, name: newName, statfs: unix.Statfs}
 	if err := sp.prepare(); err != nil {
-		return err
+		return nil, err
 	}
-	found, err := maker(opts.Make).run(dir, lock, func(add func(*Op) error) error {
+	err := maker(opts.Make).run(dir, lock, func(add func(*Op) error) error {
 		// The store's own records have the lowest keys.
 		meta := meta{v.State, opts.UUID}
 		if err := add(&Op{metaKey, meta.pack()}); err != nil {
@@ -39,10 +39,14 @@ func fillStore(dir string, opts Options, lock *os.File, v *Survey) error {
 		}
 		return v.records(path, sp.roomToFill, add)
 	})
-	if err == nil && found != v.State {
-		err = fmt.Errorf("%w: the copy on device %s makes %v, it says %v", ErrCorrupt, v.Place.Name, found, v.State)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	found, err := readBack(path, opts.UUID)
+	if err == nil && found.State != v.State {
+		err = fmt.Errorf("%w: the copy on device %s makes %v, it says %v", ErrCorrupt, v.Place.Name, found.State, v.State)
+	}
+	return found, err
 }
 
 // fillCheck is after how many bytes free space is looked at.

@@ -320,16 +320,16 @@ func (o *opener) rebuildFrom(v *Survey) error {
 	if o.opts.Logger != nil {
 		o.opts.Logger.Warn("the journal is made anew from a copy", "device", v.Place.Name, "state", v.State.String(), "why", o.damage)
 	}
-	kept, err := rebuildStore(o.dir, o.opts, v)
+	kept, found, err := rebuildStore(o.dir, o.opts, v)
 	if err != nil {
 		return err
 	}
 	o.rec.Kept = kept
-	s, err := open(o.dir, o.opts.UUID, o.opts.Logger)
+	s, verified, err := open(o.dir, o.opts.UUID, o.opts.Logger, func() (*contents, error) { return found, nil })
 	if err != nil {
 		return err
 	}
-	if err := s.start(Options{}, &v.State); err != nil {
+	if err := s.start(Options{}, verified); err != nil {
 		return errors.Join(err, s.shut())
 	}
 	o.store = s
@@ -345,33 +345,33 @@ func (o *opener) live() error {
 
 // rebuildStore makes Badger's directory anew from a copy, and verifies it, before it takes the
 // place of the old one, which is kept beside it.
-func rebuildStore(dir string, opts Options, v *Survey) (kept string, err error) {
+func rebuildStore(dir string, opts Options, v *Survey) (kept string, found *contents, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	lock, err := lockDir(dir)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer lock.Close()
 	path := filepath.Join(dir, badgerName)
-	if err := fillStore(dir, opts, lock, v); err != nil {
-		return "", errors.Join(err, os.RemoveAll(filepath.Join(dir, newName)))
+	if found, err = fillStore(dir, opts, lock, v); err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(filepath.Join(dir, newName)))
 	}
 	if _, err := os.Lstat(path); err == nil {
 		kept = filepath.Join(dir, damagedName)
 		if err := os.RemoveAll(kept); err != nil {
-			return "", err
+			return "", nil, err
 		}
 		if err := os.Rename(path, kept); err != nil {
-			return "", err
+			return "", nil, err
 		}
 	}
 	if err := os.Rename(filepath.Join(dir, newName), path); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if err := os.Remove(filepath.Join(dir, backupName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+		return "", nil, err
 	}
-	return kept, writeDurably(filepath.Join(dir, storeName), packStoreFile(opts.UUID, time.Now()))
+	return kept, found, writeDurably(filepath.Join(dir, storeName), packStoreFile(opts.UUID, time.Now()))
 }

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -32,13 +33,13 @@ type Options struct {
 	// Anchors are states of this journal noted elsewhere, as in the labels of devices. Open
 	// returns ErrRolledBack if the journal is older than one of them.
 	Anchors []State
-	// Preflight, if set, verifies the journal in dir before Open touches it; see RunPreflight,
-	// which does it in another process, because Badger kills the process over some damages. If it
-	// is nil, Open verifies after opening.
-	Preflight func(dir string) (State, error)
+	// Preflight, if set, has Badger open the store in dir and close it again in another process, because it
+	// kills its process over some damages; see RunSettle. Open then reads and verifies the store before it
+	// opens it, and much faster than through Badger, as it does if this is nil.
+	Preflight func(dir string) error
 	// Make, if set, makes a store in dir of the records that it reads, in a process that a bad disk may
 	// kill, which has to keep the lock as long as it lives; see RunMake. If it is nil, Open does it.
-	Make func(dir string, lock *os.File, records io.Reader) (State, error)
+	Make func(dir string, lock *os.File, records io.Reader) error
 	// Places are where copies of the journal may be. Open takes the newest of store and copies, and
 	// makes the store anew from a copy if it is damaged or not there; see StartCopies. UUID must be
 	// given then.
@@ -66,9 +67,10 @@ type Store struct {
 	hashes hashCache
 
 	// What Open found out.
-	lives    lives
-	surveys  []*Survey
-	recovery Recovery
+	lives      lives
+	surveys    []*Survey
+	recovery   Recovery
+	placements atomic.Pointer[Placements] // nil: not known, taken, or no longer true
 
 	// commit replaces (*badger.Txn).Commit in tests.
 	commit func(*badger.Txn) error
@@ -168,18 +170,16 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err := checkBadgerDir(dir); err != nil {
 		return nil, err
 	}
-	var verified *State
 	if opts.Preflight != nil {
-		state, err := opts.Preflight(dir)
-		if err != nil {
+		if err := opts.Preflight(dir); err != nil {
 			return nil, fmt.Errorf("verify journal in %s: %w", dir, err)
 		}
-		if err := state.Check(opts.Anchors); err != nil {
-			return nil, err
-		}
-		verified = &state
 	}
-	s, err := open(dir, uuid, opts.Logger)
+	var read func() (*contents, error)
+	if opts.Preflight != nil {
+		read = func() (*contents, error) { return readTables(filepath.Join(dir, badgerName), uuid) }
+	}
+	s, verified, err := open(dir, uuid, opts.Logger, read)
 	if err != nil {
 		return nil, err
 	}
@@ -189,42 +189,74 @@ func Open(dir string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// open locks the directory, makes it fit for Badger, and opens Badger.
-func open(dir string, uuid [16]byte, log *slog.Logger) (*Store, error) {
+// open locks the directory, makes it fit for Badger, and opens Badger. read, if it is not nil, reads and
+// verifies all of a store that is settled before that.
+func open(dir string, uuid [16]byte, log *slog.Logger, read func() (*contents, error)) (*Store, *State, error) {
+	s := newStore(dir, uuid, log)
+	if err := s.enterDir(); err != nil {
+		return nil, nil, err
+	}
+	o := badgerOptions(dir, s.wire)
+	var verified *State
+	if read != nil {
+		found, err := read()
+		if err != nil {
+			s.lock.Close()
+			return nil, nil, fmt.Errorf("verify journal in %s: %w", dir, err)
+		}
+		verified = &found.State
+		s.placements.Store(found.placements)
+		// Not once more. Of tables that are made later Badger would read again what it has just written.
+		o = o.WithChecksumVerificationMode(options.NoVerification)
+	}
+	if err := s.openDB(o); err != nil {
+		return nil, nil, err
+	}
+	trip := s.die
+	s.wire.trip.Store(&trip)
+	return s, verified, nil
+}
+
+func newStore(dir string, uuid [16]byte, log *slog.Logger) *Store {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{
-		dir: dir, uuid: uuid, log: log, wire: &tripwire{log: log}, lock: lock,
+	return &Store{
+		dir: dir, uuid: uuid, log: log, wire: &tripwire{log: log},
 		kick: make(chan struct{}, 1), stopped: make(chan struct{}), idle: make(chan struct{}), spoiled: make(chan struct{}),
 		space:  space{dir: dir, name: badgerName, statfs: unix.Statfs},
 		commit: (*badger.Txn).Commit,
 	}
-	err = checkBadgerDir(dir)
+}
+
+// enterDir locks the directory and makes it fit for Badger.
+func (s *Store) enterDir() (err error) {
+	if s.lock, err = lockDir(s.dir); err != nil {
+		return err
+	}
+	err = checkBadgerDir(s.dir)
 	if err == nil {
-		err = removeEmptyLogs(dir)
+		err = removeEmptyLogs(s.dir)
 	}
 	if err == nil {
 		err = s.space.prepare()
 	}
-	if err == nil {
-		if s.db, err = openBadger(badgerOptions(dir, s.wire)); isLocked(err) {
-			err = fmt.Errorf("%s: %w: %w", dir, ErrBusy, err)
-		} else if err != nil {
-			err = fmt.Errorf("%w: open store in %s: %w", ErrCorrupt, dir, err)
-		}
-	}
 	if err != nil {
-		lock.Close()
-		return nil, err
+		s.lock.Close()
 	}
-	trip := s.die
-	s.wire.trip.Store(&trip)
-	return s, nil
+	return err
+}
+
+// openDB opens Badger in the directory that was entered, which is left if that fails.
+func (s *Store) openDB(o badger.Options) (err error) {
+	if s.db, err = openBadger(o); err == nil {
+		return nil
+	}
+	s.lock.Close()
+	if isLocked(err) {
+		return fmt.Errorf("%s: %w: %w", s.dir, ErrBusy, err)
+	}
+	return fmt.Errorf("%w: open store in %s: %w", ErrCorrupt, s.dir, err)
 }
 
 // openBadger waits for Badger's own lock: who has that of the journal may have closed the store just now,

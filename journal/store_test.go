@@ -76,7 +76,7 @@ func TestReopen(t *testing.T) {
 	state, err := journal.Preflight(dir, volume)
 	require.NoError(t, err)
 	require.Equal(t, last, state)
-	state, err = preflight(t)(dir)
+	state, err = journal.RunPreflight(t.Context(), []string{executable(t), "journal-preflight"}, dir)
 	require.NoError(t, err)
 	require.Equal(t, last, state)
 }
@@ -144,8 +144,7 @@ func TestSecondOpenerIsRefused(t *testing.T) {
 	s := open(t, dir)
 	_, err := journal.Open(dir, journal.Options{})
 	require.ErrorIs(t, err, journal.ErrBusy)
-	_, err = preflight(t)(dir)
-	require.ErrorIs(t, err, journal.ErrBusy)
+	require.ErrorIs(t, preflight(t)(dir), journal.ErrBusy)
 	_, err = journal.Preflight(dir, volume)
 	require.ErrorIs(t, err, journal.ErrBusy)
 	require.NoError(t, s.Commit(t.Context(), put(0, 3, "goes on")))

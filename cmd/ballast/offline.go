@@ -68,21 +68,25 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // preflightCommand is how a daemon has a journal checked in a process that a damage may kill.
 func (a *app) preflightCommand() *cobra.Command {
-	var build bool
+	var build, settle bool
 	c := &cobra.Command{
 		Use:    "journal-preflight DIR",
 		Short:  "Check a journal, or make its store of what is read from stdin, and print the verdict",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if build {
+			switch {
+			case build:
 				a.code = journal.MakeMain(args[0], os.Stdin, a.out)
-			} else {
+			case settle:
+				a.code = journal.SettleMain(args[0], a.out)
+			default:
 				a.code = journal.PreflightMain(args[0], a.out)
 			}
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&build, strings.TrimPrefix(journal.MakeFlag, "--"), false, "make it")
+	c.Flags().BoolVar(&settle, strings.TrimPrefix(journal.SettleFlag, "--"), false, "only have Badger open and close it")
 	return c
 }
