@@ -76,6 +76,11 @@ func (v *Volume) rate(slot int, places []place) rating {
 			good++
 		}
 	}
+	return v.rateCopies(good)
+}
+
+// rateCopies returns the rating of a chunk with a slot and so many good copies.
+func (v *Volume) rateCopies(good int) rating {
 	switch {
 	case good == 0:
 		return lost
