@@ -13,6 +13,7 @@ type Member struct {
 	Record journal.Device  // as journaled, but for what its label knows better: path and size
 	Device *devices.Device // nil when it is missing
 	Why    string          // it is missing, where that is known
+	Stale  bool            // its disk is there, and is an older image of it
 	// DataOff and DataSize are the area for slots, in bytes; also of a missing device.
 	DataOff, DataSize int64
 	// WriteLabel stores the volume's anchor on the device; nil for simulated ones.
@@ -56,6 +57,7 @@ type Status struct {
 
 // DeviceStatus is one device in a Status.
 type DeviceStatus struct {
+	older      bool       // missing, and its disk is an older image of it
 	ID         devices.ID `json:"-"`
 	Name       string     `json:"id"` // "d1"
 	Path       string     `json:"path"`

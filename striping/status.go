@@ -121,7 +121,7 @@ func (v *Volume) deviceStatus() []DeviceStatus {
 	for _, m := range v.devs() {
 		used, _ := m.alloc.usage()
 		d := DeviceStatus{ID: m.id, Name: m.id.String(), Path: m.Record.Path,
-			UsedBytes: used, Errors: m.errors.Load(), Domain: m.Record.Domain}
+			UsedBytes: used, Errors: m.errors.Load(), Domain: m.Record.Domain, older: m.Stale}
 		v.mu.Lock()
 		d.State, d.Reason, d.SizeBytes = stateName(m.state), m.reason, m.record.now.Size
 		if !m.since.IsZero() {
@@ -149,6 +149,9 @@ func (v *Volume) judge(s *Status) {
 	for _, d := range s.Devices {
 		remove := fmt.Sprintf("ballast device remove %s %s", s.Volume, d.Name)
 		switch {
+		case d.State == "missing" && d.older:
+			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not used: %s", d.Name, d.Path, d.Reason),
+				fmt.Sprintf("put back the disk that was in use last; or have all of this one compared: ballast device online %s %s --resync", s.Volume, d.Name))
 		case d.State == "missing" && d.UsedBytes == 0:
 			warn("warning", "DEVICE_MISSING", fmt.Sprintf("device %s (%s) is not there, and nothing is on it: %s", d.Name, d.Path, d.Reason),
 				remove+fmt.Sprintf("; or attach it, then: ballast device online %s %s", s.Volume, d.Name))
@@ -349,6 +352,7 @@ func (v *Volume) loadEvents() error {
 type anchorState struct {
 	mu  sync.Mutex
 	seq journal.Seq
+	due chan struct{} // has room for one: the labels are to be written soon
 }
 
 const anchorInterval = 10 * time.Second
@@ -366,12 +370,28 @@ func (v *Volume) anchorLoop() {
 		select {
 		case <-v.ctx.Done():
 			return
+		case <-v.anchor.due:
+			v.anchor.mu.Lock()
+			v.anchor.seq = 0
+			v.anchor.mu.Unlock()
+			if err := v.writeAnchors(); err != nil {
+				v.log.Warn("labels", "err", err)
+			}
 		case <-t.C:
 			trimFree()
 			if err := v.writeAnchors(); err != nil {
 				v.log.Warn("labels", "err", err)
 			}
 		}
+	}
+}
+
+// WriteLabels has the labels written soon, whatever the journal's position: they are to list other members,
+// or one of them is of a disk that was put back. It does not wait for a disk.
+func (v *Volume) WriteLabels() {
+	select {
+	case v.anchor.due <- struct{}{}:
+	default:
 	}
 }
 

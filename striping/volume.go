@@ -202,7 +202,7 @@ const generationStep = 1 << 20
 // serves. Devices and journal are closed by the caller, after Close.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	o.setDefaults()
-	v := &Volume{opened: time.Now(), opts: o, log: o.Logger, info: o.Volume, infoLock: newIOLock(), recordLock: newIOLock(),
+	v := &Volume{opened: time.Now(), anchor: anchorState{due: make(chan struct{}, 1)}, opts: o, log: o.Logger, info: o.Volume, infoLock: newIOLock(), recordLock: newIOLock(),
 		objects: map[uint64]*object{}, names: map[string]*object{}}
 	v.set.Store(&memberSet{})
 	if err := v.checkGeometry(); err != nil {

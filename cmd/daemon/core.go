@@ -164,7 +164,7 @@ func (c *core) members(records []journal.Device) ([]striping.Member, error) {
 		}
 		o := &c.opened[i]
 		if stale := (*control.Refusal)(nil); errors.As(o.Fault, &stale) {
-			m.Why = stale.Message
+			m.Why, m.Stale = stale.Message, true
 		}
 		if o.File != nil {
 			if o.Label.Size < r.Size {

@@ -110,13 +110,14 @@ func labelMembers(c *volumes.Config, epoch uint64) []devices.Member {
 	return list
 }
 
-// relabel has all labels list the devices that there are now. They are written with the next anchor, one
-// after the other: until then, or after a crash before, a label tells of an older epoch.
+// relabel has all labels list the devices that there are now. They are written soon, one after the other:
+// until then, or after a crash before, a label tells of an older epoch.
 func (c *core) relabel() {
 	epoch := c.volume.Epoch()
 	for _, w := range c.labels {
 		w.setMembers(labelMembers(c.config, epoch), epoch)
 	}
+	c.volume.WriteLabels()
 }
 
 // relabelSizes has all labels list the sizes that the devices have now.

@@ -71,6 +71,7 @@ func TestOlderImageOfADisk(t *testing.T) {
 			harness.Tool(t, "nbdcopy", d.URI("e"), out)
 			requireSame(t, data, out)
 			require.Contains(t, env.Must("status", "v"), "older image")
+			require.Contains(t, env.Must("status", "v"), "ballast device online v d2 --resync")
 			refused(t, env.Command("device", "online", "v", "d2"), 1, "E_DEVICE_STALE")
 			require.Equal(t, image, contents(t, disks[1]), "nothing is written to it")
 			env.Must("rebuild", "start", "v")

@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -133,9 +134,10 @@ func (w *changes) change() {
 	}
 	disk := func() string { return harness.Sparse(w.t, diskSizes[1+w.rng.IntN(2)]) }
 	lose := false
+	var older func() // puts an older image of the disk in its place
 	var what string
 	var begin func()
-	switch n := w.rng.IntN(8); {
+	switch n := w.rng.IntN(9); {
 	case n == 0 && len(present) < 6:
 		added := disk()
 		what, begin = "add", func() { w.env.Must("device", "add", "v", added) }
@@ -157,6 +159,10 @@ func (w *changes) change() {
 		what, begin = "scrub", func() { w.env.Command("scrub", "start", "v") } // one may go on after a restart
 	case n == 6:
 		what, begin = "rebalance", func() { w.env.Command("rebalance", "start", "v") } // there may be nothing to do
+	case n == 7:
+		what = "older"
+		older = keep(w.t, d.Path) // while the daemon writes to it: what a snapshot of a disk in use is
+		begin = func() {}
 	default:
 		what, begin, lose = "lose", func() {}, true
 	}
@@ -177,7 +183,9 @@ func (w *changes) change() {
 		require.NoError(w.t, os.Remove(d.Path))
 		w.disks = slices.DeleteFunc(w.disks, func(p string) bool { return p == d.Path })
 	}
-	if w.rng.IntN(2) == 0 {
+	if older != nil {
+		older()
+	} else if w.rng.IntN(2) == 0 {
 		w.done["import"]++
 		require.NoError(w.t, os.RemoveAll(w.env.State))
 		w.env.Must(append([]string{"import"}, w.disks...)...)
@@ -194,7 +202,7 @@ func (w *changes) settle() {
 	replaced := map[string]bool{}
 	for began := time.Now(); ; <-time.After(20 * time.Millisecond) {
 		s := w.status()
-		if s.State == "ok" {
+		if s.State == "ok" && !w.moving() {
 			return
 		}
 		require.Empty(w.t, s.Bad)
@@ -210,6 +218,9 @@ func (w *changes) settle() {
 			switch {
 			case strings.HasPrefix(h.Action, "ballast device remove"):
 				w.env.Must("device", "remove", "v", d.ID)
+			case strings.HasSuffix(h.Action, "--resync"):
+				_, command, _ := strings.Cut(h.Action, "ballast ")
+				w.env.Must(strings.Fields(command)...)
 			case h.Code == "DEVICE_MISSING" && gone == nil:
 				w.env.Must("device", "online", "v", d.ID)
 			case h.Code == "DEVICE_MISSING" && !replaced[d.ID]:
@@ -218,4 +229,14 @@ func (w *changes) settle() {
 			}
 		}
 	}
+}
+
+// moving tells whether a device is being emptied.
+func (w *changes) moving() bool {
+	w.t.Helper()
+	var doc struct{ Jobs []drainJob }
+	require.NoError(w.t, json.Unmarshal([]byte(w.env.Must("job", "ls", "v", "--json")), &doc))
+	return slices.ContainsFunc(doc.Jobs, func(j drainJob) bool {
+		return j.State == "running" && !strings.HasPrefix(j.ID, "scrub") && !strings.HasPrefix(j.ID, "rebalance")
+	})
 }
