@@ -86,11 +86,13 @@ type bursts struct {
 // verdicts are the events that no healthy disk may cause.
 var verdicts = []string{"DEVICE_SLOW", "DEVICE_HUNG", "DEVICE_FAILED", "DEVICE_CONDEMNED", "HOST_SLOW"}
 
-// newBursts is disks of 10, 5 and 2.5 MB/s and another of 5, a twentieth of what disks do. Their service times
-// spread widely, and a tenth of the seconds each is five times slower, as one that collects its garbage.
+// newBursts is disks of 20, 10 and 5 MB/s and another of 10, a tenth of what disks do: with less, a chunk would
+// be a stall where such a disk is slower. Their service times spread widely, and in one second of every ten
+// each is five times slower, as one that collects its garbage. (More of these seconds in a row, as chance has
+// them now and then, are what a disk sits out for.)
 func newBursts(t *testing.T, seed uint64) *bursts {
 	r := newRig(t, rigConfig{disks: 4, size: 16 << 20, copies: 2, seed: seed, opts: Options{DirtyLimit: 2 << 20, CacheBytes: 1}})
-	for i, rate := range []float64{10e6, 5e6, 2.5e6, 5e6} {
+	for i, rate := range []float64{20e6, 10e6, 5e6, 10e6} {
 		r.disks[i].SetTiming(simdisk.Timing{ReadRate: 1.2 * rate, WriteRate: rate, PerOp: 200 * time.Microsecond, PerSync: 5 * time.Millisecond,
 			Latency: time.Millisecond, Noise: 0.4})
 		r.devs[i].StartProbes()
@@ -99,15 +101,18 @@ func newBursts(t *testing.T, seed uint64) *bursts {
 	for i, d := range r.disks {
 		rng := rand.New(rand.NewPCG(seed, uint64(13+i)))
 		b.gc.Go(func() {
-			for {
+			for second, at := 0, 0; ; second++ {
 				select {
 				case <-b.stop:
 					return
 				case <-time.After(time.Second):
-					d.SetSlow(1)
-					if rng.IntN(10) == 0 {
-						d.SetSlow(5)
-					}
+				}
+				if second%10 == 0 {
+					at = rng.IntN(10)
+				}
+				d.SetSlow(1)
+				if second%10 == at {
+					d.SetSlow(5)
 				}
 			}
 		})
@@ -209,7 +214,7 @@ var burstHours = flag.Float64("bursts", 0, "hours of bursts on healthy disks; 0:
 // rebuild, the return of a disk and a long busy time. Nobody is called slow.
 func TestRivalsNoFalseVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		half, pause, busy := 40*time.Second, 40*time.Second, 15*time.Second
+		half, pause, busy := 30*time.Second, 40*time.Second, 10*time.Second
 		if *burstHours > 0 {
 			half, pause, busy = time.Duration(*burstHours*float64(time.Hour)/2), 3*time.Minute, 30*time.Minute
 		}
