@@ -86,14 +86,15 @@ func unequalRig(t *testing.T, copies uint8, size, dirty int64, rates ...float64)
 }
 
 // TestRivalsPlacementBySpeed: disks of 250, 120 and 40 MB/s, at a fifth of that, are written at 90 % of
-// what all of them can do together.
+// what all of them can do together. They are large enough for what is written from one commit to the next:
+// the slots that it replaces are free after that.
 func TestRivalsPlacementBySpeed(t *testing.T) {
 	for copies, bound := range map[uint8]float64{1: 410e6 / 5, 2: 160e6 / 5} {
 		synctest.Test(t, func(t *testing.T) {
-			r, e, w := unequalRig(t, copies, 128<<20, 40<<20, 250e6/5, 120e6/5, 40e6/5)
+			r, e, w := unequalRig(t, copies, 256<<20, 40<<20, 250e6/5, 120e6/5, 40e6/5)
 			time.Sleep(3 * time.Second)
 			w.look()
-			time.Sleep(5 * time.Second) // with one background commit: writers wait for 0.4 s of it
+			time.Sleep(5 * time.Second) // with one background commit
 			n, _ := w.look()
 			w.end(t)
 			share := float64(n) / 5 / bound
