@@ -170,12 +170,14 @@ func TestRivalsRebuildMakesWay(t *testing.T) {
 		floor   float64 // what the rebuild has at least
 		kept    float64 // what the clients keep
 		times   float64 // their p99 is longer
-	}{{3, 16, 120, floorUsual, 0.9, 1.5}, {2, 16, 120, floorUrgent, 0.85, 1.5}, {3, 2, 320, 0.2, 0.7, 1.8}} {
+		asked   float64 // is the floor of the volume's options
+	}{{3, 16, 120, floorUsual, 0.9, 1.5, 0}, {2, 16, 120, floorUrgent, 0.85, 1.5, 0}, {3, 2, 320, 0.2, 0.7, 1.8, 0}, {3, 16, 320, 0.3, 0.6, 3, 0.3}} {
 		copies, floor := c.copies, c.floor
 		synctest.Test(t, func(t *testing.T) {
 			const rate = 25e6
 			const bound = 3 * rate / 2 // each byte is a read and a write, on two of three disks
-			r := newRig(t, rigConfig{disks: 4, size: 96 << 20, chunk: 256 << 10, copies: copies, timing: simdisk.SSD(rate, rate), opts: Options{ReadAhead: -1}})
+			r := newRig(t, rigConfig{disks: 4, size: 96 << 20, chunk: 256 << 10, copies: copies, timing: simdisk.SSD(rate, rate),
+				opts: Options{ReadAhead: -1, BackgroundFloor: c.asked}})
 			s := r.fillExport(c.chunks)
 			r.requireStamped(s, c.chunks, 1)
 			require.NoError(t, r.v.Offline(t.Context(), 4, false))

@@ -41,6 +41,9 @@ type Options struct {
 	Degraded bool
 	// Rebalance has the volume even out by itself what its devices hold, while clients are quiet.
 	Rebalance bool
+	// BackgroundFloor is the share of a busy device's time that jobs get in any case; default 0.02. Data with
+	// one copy left gets a tenth or more.
+	BackgroundFloor float64
 }
 
 func (o *Options) setDefaults() {
@@ -52,6 +55,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.WriteAge == 0 {
 		o.WriteAge = 2 * time.Second
+	}
+	if o.BackgroundFloor == 0 {
+		o.BackgroundFloor = floorUsual
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 64 << 20

@@ -273,17 +273,17 @@ const (
 
 // setUrgency sets how much of the devices' time the background gets in any case.
 func (v *Volume) setUrgency(j *job, lastCopy bool) {
-	floor := floorUsual
+	floor := v.opts.BackgroundFloor
+	j.urgent = false
 	switch {
 	case j.rec.Kind == journal.JobRebalance:
 		floor = -1 // none
 	case !lastCopy:
 	case v.info.Copies > 1:
-		floor = floorUrgent
+		floor, j.urgent = max(floor, floorUrgent), true
 	case j.rec.Kind != journal.JobRebuild && v.condemned(j):
-		floor = floorLast
+		floor, j.urgent = max(floor, floorLast), true
 	}
-	j.urgent = floor > floorUsual
 	for _, m := range v.devs() {
 		if m.Device != nil {
 			m.Device.SetBackgroundFloor(floor)

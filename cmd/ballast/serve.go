@@ -23,6 +23,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var addresses, users, mountOptions []string
 	var dirty, cache string
 	var watch bool
+	var floor float64
 	o := daemon.Options{}
 	c := &cobra.Command{
 		Use:   "serve VOLUME",
@@ -55,6 +56,10 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 			if o.CacheBytes, err = optionalSize("--cache", cache); err != nil {
 				return err
 			}
+			if floor < 0.1 || floor > 90 {
+				return control.Refuse("E_USAGE", "--background-floor %v is not between 0.1 and 90 percent", floor).WithTry("--background-floor 10")
+			}
+			o.BackgroundFloor = floor / 100
 			o.Listen = true
 			o.Logger = a.logger(!watch || !isTerminal(a.errs)) // lines would tear the picture
 			o.Preflight = preflightArgs()
@@ -80,6 +85,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what the journal's copies on the devices have")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
 	f.BoolVar(&o.NoRebalance, "no-rebalance", false, "do not even out what the disks hold while clients are quiet, only on \"ballast rebalance start\"")
+	f.Float64Var(&floor, "background-floor", 2, "percent of a busy disk's time that jobs get in any case; data with one copy left gets 10 or more")
 	f.BoolVar(&watch, "watch", false, "show the status until the end")
 	f.StringVar(&dirty, "dirty-limit", "", "memory for writes that no disk has yet (default: what they write in 1s, from 64MiB to 2.5% of the RAM)")
 	f.StringVar(&cache, "cache", "", "memory for what is known of placement (default 64MiB)")

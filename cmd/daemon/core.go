@@ -73,7 +73,7 @@ func openCore(ctx context.Context, o *Options) (c *core, err error) {
 		return c, volumes.JournalRefusal(o.Volume, err)
 	}
 	v, err := striping.Open(ctx, striping.Options{Journal: c.journal, Members: members, Volume: info, Logger: o.Logger,
-		DirtyLimit: o.DirtyLimit, FlushInterval: o.FlushInterval, CacheBytes: o.CacheBytes, Degraded: o.Degraded, Rebalance: !o.NoRebalance})
+		DirtyLimit: o.DirtyLimit, FlushInterval: o.FlushInterval, CacheBytes: o.CacheBytes, Degraded: o.Degraded, Rebalance: !o.NoRebalance, BackgroundFloor: o.BackgroundFloor})
 	if err != nil {
 		return c, control.Refuse("E_STATE", "volume %s cannot be opened: %v", o.Volume, err).WithTry("ballast check %s", o.Volume)
 	}

@@ -45,16 +45,17 @@ type Options struct {
 	// UntilUnmounted ends the daemon when the volume is mounted no longer.
 	UntilUnmounted bool
 
-	Look          []string      // more paths to look for devices at
-	Degraded      bool          // serve a volume of one copy with devices missing
-	AcceptStale   bool          // serve with older images of devices
-	ReadOnly      bool          // of all exports
-	NoRebalance   bool          // the volume does not even out by itself what its devices hold
-	DirtyLimit    int64         // bytes; 0: default
-	CacheBytes    int64         // bytes; 0: default
-	FlushInterval time.Duration // 0: default
-	JournalSync   bool          // wait for the journal's copies with one copy of data too
-	Preflight     []string      // command line of the journal's check; nil: in this process
+	Look            []string      // more paths to look for devices at
+	Degraded        bool          // serve a volume of one copy with devices missing
+	AcceptStale     bool          // serve with older images of devices
+	ReadOnly        bool          // of all exports
+	NoRebalance     bool          // the volume does not even out by itself what its devices hold
+	BackgroundFloor float64       // share of a busy disk's time that jobs get in any case; 0: default
+	DirtyLimit      int64         // bytes; 0: default
+	CacheBytes      int64         // bytes; 0: default
+	FlushInterval   time.Duration // 0: default
+	JournalSync     bool          // wait for the journal's copies with one copy of data too
+	Preflight       []string      // command line of the journal's check; nil: in this process
 
 	// Ready is called once everything listens, and During too; Run waits for both. When During
 	// returns, the daemon ends.

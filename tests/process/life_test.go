@@ -192,6 +192,8 @@ func TestRefusals(t *testing.T) {
 	refused(t, env.Command("serve", "v", "--nbd", "tcp:0.0.0.0:10809"), 2, "E_ADDRESS")
 	refused(t, env.Command("serve", "v", "--nbd", "unix:/"+strings.Repeat("x", 200)), 2, "E_ADDRESS")
 	refused(t, env.Command("serve", "v", "--dirty-limit", "1e9"), 2, "E_SIZE")
+	refused(t, env.Command("serve", "v", "--background-floor", "0"), 2, "E_USAGE")
+	refused(t, env.Command("serve", "v", "--background-floor", "100"), 2, "E_USAGE")
 	refused(t, env.Command("serve", "v", "--stdio", "none"), 10, "E_NO_EXPORT")
 	refused(t, env.Command("nonsense"), 2, "E_USAGE")
 	refused(t, env.Command("status", "--nonsense"), 2, "E_USAGE")
