@@ -1,6 +1,7 @@
 package devices_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -235,6 +236,29 @@ func sound(disk devices.Disk) (offs []int64, writes []uint64) {
 		}
 	}
 	return offs, writes
+}
+
+// What is left of a label may be of the writing before the newest one: that is told where both copies of the
+// newest are damaged, not where one is, nor where nothing was ever written.
+func TestNewerLabelLost(t *testing.T) {
+	d := devices.NewMemory(diskSize)
+	require.NoError(t, devices.WriteLabel(d, sample(t, diskSize))) // writings 1 and 2
+	l, err := devices.ReadLabel(d)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, l.Writes)
+	newest := []int64{4096, diskSize - 4096}
+	require.False(t, devices.NewerLabelLost(d, &l))
+	for _, fill := range []byte{0xff, 0} {
+		for i, off := range newest {
+			_, err = d.WriteAt(bytes.Repeat([]byte{fill}, 4096), off)
+			require.NoError(t, err)
+			if l, err = devices.ReadLabel(d); i == 1 {
+				require.EqualValues(t, 1, l.Writes)
+			}
+			require.NoError(t, err)
+			require.Equal(t, i == 1 && fill != 0, devices.NewerLabelLost(d, &l))
+		}
+	}
 }
 
 func TestWriteLabelTakesTurns(t *testing.T) {

@@ -78,6 +78,21 @@ func ReadLabel(disk Disk) (Label, error) {
 	return newest, err
 }
 
+// NewerLabelLost reports whether there may have been a newer label than l, which was read from disk: both
+// copies where the writing after l goes are damaged.
+func NewerLabelLost(disk Disk, l *Label) bool {
+	for _, off := range labelOffsets(l.Size)[pairOf(l.Writes+1)] {
+		b := AlignedBytes(LabelSize)
+		if _, err := disk.ReadAt(b, off); err != nil {
+			continue
+		}
+		if _, err := ParseLabel(b, off); err == nil || !slices.ContainsFunc(b, func(x byte) bool { return x != 0 }) {
+			return false
+		}
+	}
+	return true
+}
+
 func newestLabel(copies []LabelCopy) (Label, error) {
 	var newest *LabelCopy
 	var problem error

@@ -58,6 +58,9 @@ func JudgeStale(volume string, opened []Opened, records []journal.Device) (stale
 		if o.File == nil || at < 0 || journal.Seq(o.Label.Anchor.Seq) >= records[at].LabelSeq {
 			continue
 		}
+		if devices.NewerLabelLost(o.File, &o.Label) {
+			continue // this one is left, and says nothing of how old the disk is
+		}
 		r := control.Refuse("E_DEVICE_STALE", "%s is an older image of device %s of volume %s: its label is of commit %d, the device has had that of commit %d",
 			o.Config.Path, o.Label.ID, volume, o.Label.Anchor.Seq, records[at].LabelSeq).
 			WithTry("put the disk back that was in use last").

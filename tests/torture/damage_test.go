@@ -428,14 +428,21 @@ func TestADiskOfAnotherVolume(t *testing.T) {
 	r.stop()
 }
 
-// TestDamagedLabels: as long as one copy of a label is sound the disk is known.
+// TestDamagedLabels: as long as one copy of a label is sound the disk is known, whether it is of the newest
+// writing or of the one before.
 func TestDamagedLabels(t *testing.T) {
+	t.Run("left from odd writings", func(t *testing.T) { damagedLabels(t, blockSize) })
+	t.Run("left from even writings", func(t *testing.T) { damagedLabels(t, 2*blockSize) })
+}
+
+// damagedLabels damages all copies of the labels but those at the end that are elsewhere than at damaged.
+func damagedLabels(t *testing.T, damaged int64) {
 	rng := newRand(t)
 	r := newRig(t, shape{copies: 2})
 	r.fill(rng, 300)
 	for i, disk := range r.disks {
 		size := diskSizes[i]
-		for _, off := range []int64{0, blockSize, size - 2*blockSize} { // the last copy stays
+		for _, off := range []int64{0, blockSize, size - damaged} {
 			edit(t, disk, off, blockSize, flip(rng))
 		}
 		if r.env.Command("inspect", disk).Code != 0 {
