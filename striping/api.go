@@ -38,6 +38,8 @@ type Status struct {
 	UUID       string         `json:"uuid"`
 	State      string         `json:"state"` // ok, degraded, critical
 	Copies     int            `json:"copies"`
+	Rebalances bool           `json:"rebalances_by_itself"` // while clients are quiet
+	Floor      float64        `json:"background_floor"`     // share of a busy device's time that jobs get
 	ChunkSize  int64          `json:"chunk_size_bytes"`
 	SizeBytes  int64          `json:"size_bytes"` // what copies copies can hold in all
 	UsedBytes  int64          `json:"used_bytes"` // of SizeBytes

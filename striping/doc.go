@@ -84,7 +84,7 @@
 //
 // What clients feel of a job is one piece at most, of 64 to 256 KiB as the disk is fast (1 MiB on a
 // spinning one): a disk gets the next piece when nothing of the clients' is in it, and beside them no
-// more than its floor (2 % of its time, more for data with one copy left). So there is no guard that
+// more than its floor (2 % of its time or Options.BackgroundFloor, more for data with one copy left). So there is no guard that
 // watches the clients' latency: with pieces of 1.6 ms the p99 of reads stays within three times of what
 // it is without the job, and the job gets 80 to 90 % of the time that clients leave. For data that has more
 // than one copy, pieces are a fifth of that (16 KiB at least) on disks that clients read from: their p99 stays

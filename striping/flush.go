@@ -65,7 +65,7 @@ type flushRequest struct {
 	commit   bool                  // commit what is written, leave what is dirty
 	early    bool                  // nobody waits for it: the one that hurry speaks of
 	before   time.Time             // leave what was first written after that, unless zero
-	with     func() *journal.Batch // see SyncFiles
+	with     func() *journal.Batch // see SyncFilesWith
 	done     chan flushResult
 }
 

@@ -62,7 +62,7 @@ func (v *Volume) recount() {
 // Status tells how the volume is.
 func (v *Volume) Status() Status {
 	s := Status{Volume: v.info.Name, UUID: formatUUID(v.info.UUID), State: "ok", Copies: int(v.info.Copies),
-		ChunkSize: int64(v.info.ChunkSize), Exports: v.Exports(),
+		Rebalances: v.opts.Rebalance, Floor: v.opts.BackgroundFloor, ChunkSize: int64(v.info.ChunkSize), Exports: v.Exports(),
 		Degraded: v.health.degraded.Load(), Lost: v.health.lost.Load(), Healed: v.stats.healed.Load()}
 	s.Dirty = v.dirty.inUse()
 	st := v.j.State()

@@ -143,12 +143,6 @@ func importable(given string, in *devices.Inspection) *control.Refusal {
 	return nil
 }
 
-// noMember refuses a disk that was a device of the volume before.
-func noMember(path string, id devices.ID, volume string) *control.Refusal {
-	return control.Refuse("E_DEVICE_STALE", "%s was device %s of volume %s, which has gone on without it", path, id, volume).
-		WithTry("import the other devices without it, then: ballast device add %s %s --force", volume, path)
-}
-
 // newestLabelOf returns the label that knows of the newest membership and journal.
 func newestLabelOf(offered []candidate) *devices.Label {
 	best := &offered[0].label
@@ -182,7 +176,8 @@ func checkMembers(offered []candidate, newest *devices.Label) error {
 			}
 		}
 		if !slices.ContainsFunc(newest.Members, func(m devices.Member) bool { return m.UUID == c.label.Device }) {
-			faults = append(faults, noMember(c.given, c.label.ID, newest.Name))
+			faults = append(faults, control.Refuse("E_DEVICE_STALE", "%s was device %s of volume %s, which has gone on without it", c.given, c.label.ID, c.label.Name).
+				WithTry("import the other devices without it, then: ballast device add %s %s --force", newest.Name, c.given))
 		}
 	}
 	if len(faults) > 0 {
@@ -254,7 +249,7 @@ func (p *plan) takeJournal(ctx context.Context, o ImportOptions, c *Config, open
 	options := journal.Options{UUID: c.UUID, Places: JournalPlaces(opened), Anchors: Anchors(opened)}
 	options.InChild(ctx, o.Child)
 	j, err := journal.Open(filepath.Join(p.dir, "journal"), options)
-	if err != nil && !o.Degraded { // perhaps for lack of devices
+	if lacking := errors.Is(err, os.ErrNotExist) || errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrRolledBack); lacking && !o.Degraded {
 		var listed []MissingDevice
 		for _, d := range opened {
 			if d.File == nil {
@@ -292,12 +287,6 @@ func (p *plan) takeJournal(ctx context.Context, o ImportOptions, c *Config, open
 			done.Devices = append(done.Devices, d)
 		}
 		c.Devices = append(c.Devices, d)
-	}
-	// The journal's word counts, also where labels have not been written since a device left.
-	for _, at := range opened {
-		if at.File != nil && !slices.ContainsFunc(c.Devices, func(d ConfigDevice) bool { return d.UUID == at.Config.UUID }) {
-			return noMember(at.Config.Path, devices.ID(at.Config.ID), c.Name)
-		}
 	}
 	if len(done.Missing) >= c.Copies && !o.Degraded {
 		return tooFew(c, done.Missing)

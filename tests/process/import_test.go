@@ -328,3 +328,26 @@ func TestImportAfterDevicesCameAndWent(t *testing.T) {
 	again(false, []string{disks[0], lost}, 1)
 	require.Zero(t, d.Stop())
 }
+
+// A disk without a copy of the journal cannot be taken in alone: what it lacks is the others.
+func TestImportOfADiskWithoutAJournal(t *testing.T) {
+	env := harness.New(t)
+	disks := volume(t, env, 1)
+	added := filepath.Join(t.TempDir(), "added")
+	d := env.Serve("v")
+	env.Must("device", "add", "v", added+":100MiB")
+	require.Zero(t, d.Stop())
+	require.NoError(t, os.RemoveAll(env.State))
+	tried := 0
+	for _, disk := range append(disks, added) {
+		if env.Command("salvage", disk).Code == 0 {
+			continue
+		}
+		tried++
+		r := env.Command("import", disk)
+		refused(t, r, 1, "E_DEVICE_MISSING")
+		require.Contains(t, r.Stderr, "--degraded")
+		refused(t, env.Command("import", "--degraded", disk), 1, "E_JOURNAL")
+	}
+	require.Equal(t, 1, tried, "three of four disks have a copy of the journal")
+}

@@ -95,6 +95,26 @@ func TestStopLosesNothing(t *testing.T) {
 	require.Zero(t, d.Wait())
 }
 
+// What serve was told of jobs is in force.
+func TestServeSaysHowJobsRun(t *testing.T) {
+	env := harness.New(t)
+	volume(t, env, 2)
+	type rules struct {
+		Rebalances bool    `json:"rebalances_by_itself"`
+		Floor      float64 `json:"background_floor"`
+	}
+	for _, c := range []struct {
+		args []string
+		want rules
+	}{{nil, rules{true, 0.02}}, {[]string{"--no-rebalance", "--background-floor", "5"}, rules{false, 0.05}}} {
+		d := env.Serve("v", c.args...)
+		var got rules
+		decode(t, env.Must("status", "v", "--json"), &got)
+		require.Equal(t, c.want, got)
+		require.Zero(t, d.Stop())
+	}
+}
+
 func TestTheCommandsOfAServedVolume(t *testing.T) {
 	harness.Need(t, "nbdcopy")
 	env := harness.New(t)
