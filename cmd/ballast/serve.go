@@ -67,7 +67,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 			client := control.NewClient(o.Volume, o.Dirs.Control(o.Volume))
 			defer client.Close()
 			o.Ready = func(ctx context.Context) { a.serving(ctx, client, o.Stdio == "", watch) }
-			daemon.OwnProcess(cmd.Context())
+			o.OwnProcess = true
 			return daemon.Run(cmd.Context(), o)
 		},
 	}

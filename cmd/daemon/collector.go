@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -10,13 +11,26 @@ import (
 	"ballast/striping"
 )
 
-// OwnProcess sets up the memory of a process that is the daemon's alone and ends with it. Call it before
-// Run, with the same context.
-func OwnProcess(ctx context.Context) {
+// ownMemory sets up the memory of a process that is the daemon's alone, until ctx ends.
+func ownMemory(ctx context.Context) {
 	striping.MapBuffers()
 	if os.Getenv("GOGC") == "" {
 		go tuneCollector(ctx)
 	}
+}
+
+// ownThreads lets more threads run Go code than there are processors, if those are few: one that waits for
+// the next request of the kernel, or for a disk, counts as running for some time, and others would
+// wait for it. What opening a volume does at once for each of them it has done before.
+func ownThreads() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(threadsFor(runtime.GOMAXPROCS(0)))
+	}
+}
+
+func threadsFor(processors int) int {
+	const enough = 8
+	return max(processors, min(2*processors, enough))
 }
 
 // The heap of the daemon is small, for buffers are no part of it, and what it allocates for each

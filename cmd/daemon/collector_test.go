@@ -10,6 +10,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestThreadsOfFewProcessors(t *testing.T) {
+	for processors, threads := range map[int]int{1: 2, 2: 4, 4: 8, 6: 8, 8: 8, 64: 64} {
+		require.Equal(t, threads, threadsFor(processors), "%d", processors)
+	}
+}
+
 func TestCollectorHasRoom(t *testing.T) {
 	for used, percent := range map[int64]int{0: 1600, 8 << 20: 800, 64 << 20: 100, 1 << 30: 100} {
 		require.Equal(t, percent, collectorPercent(used), "%d", used)

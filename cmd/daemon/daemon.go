@@ -56,6 +56,7 @@ type Options struct {
 	FlushInterval   time.Duration // 0: default
 	JournalSync     bool          // wait for the journal's copies with one copy of data too
 	Preflight       []string      // command line of the journal's check; nil: in this process
+	OwnProcess      bool          // the process is the daemon's alone, and ends with it: its memory and threads are set up so
 
 	// Ready is called once everything listens, and During too; Run waits for both. When During
 	// returns, the daemon ends.
@@ -91,6 +92,9 @@ func Run(ctx context.Context, o Options) error {
 	s := &server{o: o, started: time.Now(), stopped: make(chan struct{})}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if o.OwnProcess {
+		ownMemory(ctx)
+	}
 	if err := s.prepare(); err != nil {
 		return err
 	}
@@ -102,6 +106,9 @@ func Run(ctx context.Context, o Options) error {
 	if s.core, err = openCore(ctx, &s.o); err != nil {
 		closeAll(listeners.all())
 		return err
+	}
+	if o.OwnProcess {
+		ownThreads()
 	}
 	if err := s.checkStdio(); err != nil {
 		closeAll(listeners.all())
