@@ -304,7 +304,9 @@ func (t *Tree) releaseLocked(ino Ino) {
 	}
 	o.reaping = true
 	t.queue = append(t.queue, o)
-	poke(t.reap)
+	if o.layer < t.delta.oldest() { // else the commit of its layer pokes
+		poke(t.reap)
+	}
 }
 
 // orphaned notes that an inode has lost its last name in an operation of that layer.
