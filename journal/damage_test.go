@@ -151,7 +151,7 @@ func golden(t *testing.T) (dir string, state journal.State, model map[journal.Ke
 		}
 		require.NoError(t, s.Close())
 	}
-	killWriter(t, dir, 300, 0)
+	killWriter(t, dir, 300, 0, false)
 	twin := t.TempDir() + "/twin"
 	copyTree(t, dir, twin)
 	s := open(t, twin)

@@ -112,9 +112,10 @@ type panics struct{}
 func (panics) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
 func (panics) FailNow()                          { panic("failed") }
 
-// killWriter runs a writer on dir and kills it after it printed line until, or after a time. It
-// returns how many batches of each writer were acknowledged.
-func killWriter(t *testing.T, dir string, limit int, after time.Duration) (acked [writers]int) {
+// killWriter runs a writer on dir and kills it when it has done limit batches, or, if that is 0, some time
+// after it was started or, if opened is set, has opened the journal. It returns how many batches of each
+// writer were acknowledged.
+func killWriter(t *testing.T, dir string, limit int, after time.Duration, opened bool) (acked [writers]int) {
 	cmd := exec.Command(executable(t), "journal-writer", dir, strconv.Itoa(limit))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
@@ -124,9 +125,10 @@ func killWriter(t *testing.T, dir string, limit int, after time.Duration) (acked
 	cmd.Stdout = in
 	require.NoError(t, cmd.Start())
 	in.Close()
-	if limit == 0 {
-		timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
-		defer timer.Stop()
+	timer := time.AfterFunc(time.Hour, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	if limit == 0 && !opened {
+		timer.Reset(after)
 	}
 	lines := bufio.NewReader(out)
 	for {
@@ -140,7 +142,11 @@ func killWriter(t *testing.T, dir string, limit int, after time.Duration) (acked
 			acked[w] = i + 1
 		} else if line == "done\n" {
 			require.NoError(t, cmd.Process.Kill())
-		} else if line != "open\n" {
+		} else if line == "open\n" {
+			if opened {
+				timer.Reset(after)
+			}
+		} else {
 			cmd.Process.Kill()
 			t.Errorf("the writer says %q", line)
 		}
@@ -157,8 +163,8 @@ func TestKill(t *testing.T) {
 	var last journal.State
 	var was [writers]int
 	acknowledged := 0
-	for range *kills {
-		acked := killWriter(t, dir, 0, time.Duration(rng.IntN(300))*time.Millisecond)
+	for n := range *kills {
+		acked := killWriter(t, dir, 0, time.Duration(rng.IntN(300))*time.Millisecond, n%2 == 0)
 		s := open(t, dir, last)
 		found := heads(t, s)
 		model := map[journal.Key]string{}
