@@ -20,7 +20,7 @@ import (
 )
 
 // patience is for things that are to happen at once; a test that waits this long has failed.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
 
 var be = binary.BigEndian
 
