@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ballast/cmd/volumes"
 	"ballast/tests/harness"
@@ -59,7 +60,7 @@ func (r *rig) recovers(what string, anew bool) {
 	if anew {
 		require.Contains(r.t, s.Journal.Recovered, "made anew from the copy on device d", what)
 	}
-	require.Equal(r.t, 3, s.Journal.CopiesGood, what)
+	require.Eventually(r.t, func() bool { return r.status().Journal.CopiesGood == 3 }, harness.Patience, 20*time.Millisecond, what)
 	r.stop()
 }
 

@@ -7,9 +7,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"testing"
+	"time"
 
 	"ballast/nbd/wire"
+	"ballast/tests/harness"
 	"ballast/tests/nbdclient"
+
+	"github.com/stretchr/testify/require"
 )
 
 // client is what a load talks to: a connection, or something that always has one.
@@ -65,6 +70,14 @@ func startLoad(m *model, rng *rand.Rand, workers int, conns ...client) *load {
 func (l *load) finish() {
 	close(l.stop)
 	l.ended.Wait()
+}
+
+// awaitOps waits until the workers have done so many requests more, however fast the disks are.
+func (l *load) awaitOps(t *testing.T, more int64) {
+	t.Helper()
+	end := l.ops.Load() + more
+	require.Eventually(t, func() bool { return l.ops.Load() >= end || l.err() != nil }, harness.Patience, time.Millisecond, "the load does not get on")
+	require.NoError(t, l.err())
 }
 
 func (l *load) fault(err error) {
