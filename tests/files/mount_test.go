@@ -61,7 +61,9 @@ func TestMountCommand(t *testing.T) {
 	mounts := mountsOf(t, e)
 	require.Len(t, mounts, 1)
 	require.Equal(t, dir, mounts[0].Dir)
-	require.Contains(t, e.Must("status", "v"), "mount:   "+dir+"  (0 open files)")
+	require.Eventually(t, func() bool { // the kernel tells of a close when it comes to it
+		return strings.Contains(e.Must("status", "v"), "mount:   "+dir+"  (0 open files)")
+	}, harness.Patience, 20*time.Millisecond)
 	_, metrics, err := d.Get("/metrics")
 	require.NoError(t, err)
 	require.Contains(t, metrics, "ballast_fuse_written_bytes_total{dir=\""+dir+"\"} 7")

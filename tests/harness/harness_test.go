@@ -53,9 +53,16 @@ func TestThrottleLimitsAndIsLifted(t *testing.T) {
 }
 
 func TestLeaksAreSeen(t *testing.T) {
-	cmd := exec.Command("sleep", "60")
+	cmd := exec.Command("sh", "-c", "echo; read line")
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	defer in.Close()
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	require.Contains(t, strings.Join(leftBehind(), "\n"), "(sleep)")
+	_, err = out.Read(make([]byte, 1)) // from then on it has its name
+	require.NoError(t, err)
+	require.Contains(t, strings.Join(leftBehind(), "\n"), "(sh)")
 	require.NoError(t, cmd.Process.Kill())
 	cmd.Wait()
 	require.Empty(t, leftBehind())

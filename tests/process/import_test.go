@@ -58,7 +58,7 @@ func TestVolumeLivesOnItsDisks(t *testing.T) {
 		harness.Tool(t, "nbdcopy", d.URI("e"), out)
 		requireSame(t, data, out)
 		require.NoError(t, s.check(d.NBD))
-		require.Contains(t, env.Must("status", "v"), "2 of 2 copies on the devices")
+		await(t, "both disks have a copy", func() bool { return strings.Contains(env.Must("status", "v"), "2 of 2 copies on the devices") })
 		require.Zero(t, d.Stop())
 		var c checked
 		decode(t, env.Must("check", "v", "--json"), &c)

@@ -39,6 +39,9 @@ func TestTortureKill(t *testing.T) {
 			env.Must("export", "create", "v/y", fmt.Sprint(size))
 			stampers := []*stamper{newStamper("x", size, rng.Uint64()), newStamper("y", size, rng.Uint64())}
 			d := env.Serve("v")
+			for _, s := range stampers { // something is flushed, however soon the kills come
+				s.some(t, d)
+			}
 			for range kills {
 				var wg sync.WaitGroup
 				for _, s := range stampers {
