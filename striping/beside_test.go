@@ -88,6 +88,7 @@ func TestRebuildBesideClients(t *testing.T) {
 	for _, c := range []struct{ load, writes, least float64 }{{0.3, 0, 0.84}, {0.6, 0, 0.84}, {0.3, 0.1, 0.84}, {0.6, 0.1, 0.84}} {
 		load := c.load
 		t.Run(fmt.Sprintf("load=%.1f writes=%.1f", c.load, c.writes), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				const request, chunks = 16 << 10, 300
 				timing := simdisk.SSD(50e6, 50e6)

@@ -69,6 +69,7 @@ func (c *crowd) end(t *testing.T) {
 // TestReturningDiskCatchesUp: a disk that sat out gets what it missed at a twentieth of its rate at least,
 // although clients leave no disk a pause and write to the same chunks.
 func TestReturningDiskCatchesUp(t *testing.T) {
+	t.Parallel() // as all that is long and busies one processor
 	synctest.Test(t, func(t *testing.T) {
 		const rate, chunks, chunk = 50e6, 160, 256 << 10
 		r := newRig(t, rigConfig{disks: 3, size: 64 << 20, chunk: chunk, copies: 2, timing: simdisk.SSD(rate, rate),

@@ -199,113 +199,111 @@ func (s *sinkBytes) AppendHole(size int64) { s.p = append(s.p, make([]byte, size
 // TestModelOfBytes runs random requests of any alignment, the quick ways beside the usual ones,
 // against a plain slice, with the block status checked against it.
 func TestModelOfBytes(t *testing.T) {
-	for seed := range uint64(30) {
-		synctest.Test(t, func(t *testing.T) {
-			ctx := context.Background()
-			rng := rand.New(rand.NewPCG(seed, 7))
-			r := newRig(t, rigConfig{disks: 3, copies: uint8(1 + seed%3), seed: seed, opts: Options{
-				DirtyLimit: 64 << 10 << rng.IntN(4), FlushInterval: 50 * time.Millisecond, WriteAge: time.Duration(rng.IntN(3)) * time.Millisecond,
-				CacheBytes: 1, ReadAhead: int64(rng.IntN(3)-1) << 18}})
-			size := 400_000 + rng.IntN(5000)
-			want := make([]byte, size)
-			require.NoError(t, r.v.CreateExport(ctx, "e", int64(size)))
-			e := r.export("e")
-			quick := 0
-			for step := range 300 {
-				off := rng.IntN(len(want))
-				n := min(1+rng.IntN(1<<(3+rng.IntN(16))), len(want)-off)
-				if rng.IntN(2) == 0 {
-					off &^= blockSize - 1
-					n = max(n&^(blockSize-1), min(blockSize, len(want)-off))
-					n = min(n, len(want)-off)
+	campaign(t, 30, 1, func(t *testing.T, seed uint64) {
+		ctx := context.Background()
+		rng := rand.New(rand.NewPCG(seed, 7))
+		r := newRig(t, rigConfig{disks: 3, copies: uint8(1 + seed%3), seed: seed, opts: Options{
+			DirtyLimit: 64 << 10 << rng.IntN(4), FlushInterval: 50 * time.Millisecond, WriteAge: time.Duration(rng.IntN(3)) * time.Millisecond,
+			CacheBytes: 1, ReadAhead: int64(rng.IntN(3)-1) << 18}})
+		size := 400_000 + rng.IntN(5000)
+		want := make([]byte, size)
+		require.NoError(t, r.v.CreateExport(ctx, "e", int64(size)))
+		e := r.export("e")
+		quick := 0
+		for step := range 300 {
+			off := rng.IntN(len(want))
+			n := min(1+rng.IntN(1<<(3+rng.IntN(16))), len(want)-off)
+			if rng.IntN(2) == 0 {
+				off &^= blockSize - 1
+				n = max(n&^(blockSize-1), min(blockSize, len(want)-off))
+				n = min(n, len(want)-off)
+			}
+			switch rng.IntN(12) {
+			case 0, 1, 2:
+				for i := range n {
+					want[off+i] = byte(rng.Uint32()) | 1
 				}
-				switch rng.IntN(12) {
-				case 0, 1, 2:
-					for i := range n {
-						want[off+i] = byte(rng.Uint32()) | 1
-					}
-					require.NoError(t, e.WriteAt(ctx, want[off:off+n], int64(off), rng.IntN(10) == 0))
-				case 3:
-					p := make([]byte, n)
-					for i := range p {
-						p[i] = byte(rng.Uint32()) | 1
-					}
-					done, err := e.TryWriteAt(p, int64(off))
-					require.NoError(t, err)
-					if done {
-						copy(want[off:], p)
-						quick++
-					}
-				case 4:
-					require.NoError(t, e.Trim(ctx, int64(off), int64(n), false))
-					first, end := (off+blockSize-1)&^(blockSize-1), (off+n)&^(blockSize-1)
-					if off+n == len(want) {
-						end = off + n
-					}
-					if first < end {
-						clear(want[first:end])
-					}
-				case 5:
-					require.NoError(t, e.WriteZeroes(ctx, int64(off), int64(n), rng.IntN(2) == 0, false, false))
-					clear(want[off : off+n])
-				case 6:
-					require.NoError(t, e.Sync(ctx))
-				case 7:
-					var s sinkBytes
-					done, err := e.TryRead(int64(off), int64(n), &s)
-					require.NoError(t, err)
-					if done {
-						quick++
-						require.True(t, string(want[off:off+n]) == string(s.p), "seed %d, step %d: quick read of %d at %d", seed, step, n, off)
-					}
-				case 8:
-					ext, err := e.Extents(ctx, nil, int64(off), int64(n), 1+rng.IntN(50))
-					require.NoError(t, err)
-					require.NotEmpty(t, ext)
-					at := off
-					for _, x := range ext {
-						require.Positive(t, x.Size)
-						require.LessOrEqual(t, at+int(x.Size), off+n)
-						require.True(t, !x.Hole || x.Zero)
-						if x.Zero {
-							for i := at; i < at+int(x.Size); i++ {
-								if want[i] != 0 {
-									t.Fatalf("seed %d, step %d: byte %d is said to be zero", seed, step, i)
-								}
+				require.NoError(t, e.WriteAt(ctx, want[off:off+n], int64(off), rng.IntN(10) == 0))
+			case 3:
+				p := make([]byte, n)
+				for i := range p {
+					p[i] = byte(rng.Uint32()) | 1
+				}
+				done, err := e.TryWriteAt(p, int64(off))
+				require.NoError(t, err)
+				if done {
+					copy(want[off:], p)
+					quick++
+				}
+			case 4:
+				require.NoError(t, e.Trim(ctx, int64(off), int64(n), false))
+				first, end := (off+blockSize-1)&^(blockSize-1), (off+n)&^(blockSize-1)
+				if off+n == len(want) {
+					end = off + n
+				}
+				if first < end {
+					clear(want[first:end])
+				}
+			case 5:
+				require.NoError(t, e.WriteZeroes(ctx, int64(off), int64(n), rng.IntN(2) == 0, false, false))
+				clear(want[off : off+n])
+			case 6:
+				require.NoError(t, e.Sync(ctx))
+			case 7:
+				var s sinkBytes
+				done, err := e.TryRead(int64(off), int64(n), &s)
+				require.NoError(t, err)
+				if done {
+					quick++
+					require.True(t, string(want[off:off+n]) == string(s.p), "seed %d, step %d: quick read of %d at %d", seed, step, n, off)
+				}
+			case 8:
+				ext, err := e.Extents(ctx, nil, int64(off), int64(n), 1+rng.IntN(50))
+				require.NoError(t, err)
+				require.NotEmpty(t, ext)
+				at := off
+				for _, x := range ext {
+					require.Positive(t, x.Size)
+					require.LessOrEqual(t, at+int(x.Size), off+n)
+					require.True(t, !x.Hole || x.Zero)
+					if x.Zero {
+						for i := at; i < at+int(x.Size); i++ {
+							if want[i] != 0 {
+								t.Fatalf("seed %d, step %d: byte %d is said to be zero", seed, step, i)
 							}
 						}
-						at += int(x.Size)
 					}
-				case 9:
-					time.Sleep(time.Duration(rng.IntN(100)) * time.Millisecond)
-				case 10:
-					grown := 300_000 + rng.IntN(200_000)
-					require.NoError(t, r.v.ResizeExport(ctx, "e", int64(grown)))
-					if grown < len(want) {
-						want = want[:grown:grown]
-					} else {
-						want = append(want, make([]byte, grown-len(want))...)
-					}
-					require.Equal(t, int64(grown), e.Size())
-				default:
-					p := make([]byte, n)
-					require.NoError(t, e.ReadAt(ctx, p, int64(off)))
-					require.True(t, string(want[off:off+n]) == string(p), "seed %d, step %d: read of %d at %d", seed, step, n, off)
+					at += int(x.Size)
 				}
+			case 9:
+				time.Sleep(time.Duration(rng.IntN(100)) * time.Millisecond)
+			case 10:
+				grown := 300_000 + rng.IntN(200_000)
+				require.NoError(t, r.v.ResizeExport(ctx, "e", int64(grown)))
+				if grown < len(want) {
+					want = want[:grown:grown]
+				} else {
+					want = append(want, make([]byte, grown-len(want))...)
+				}
+				require.Equal(t, int64(grown), e.Size())
+			default:
+				p := make([]byte, n)
+				require.NoError(t, e.ReadAt(ctx, p, int64(off)))
+				require.True(t, string(want[off:off+n]) == string(p), "seed %d, step %d: read of %d at %d", seed, step, n, off)
 			}
-			require.Positive(t, quick)
-			require.ErrorIs(t, e.WriteAt(ctx, []byte("x"), int64(len(want)), false), ErrRange)
-			require.ErrorIs(t, e.ReadAt(ctx, []byte("x"), -1), ErrRange)
-			require.NoError(t, r.v.checkCopies(ctx))
-			e.Close()
-			require.NoError(t, r.close())
-			r.open()
-			e = r.export("e")
-			p := make([]byte, len(want))
-			require.NoError(t, e.ReadAt(ctx, p, 0))
-			require.True(t, string(want) == string(p), "after reopening")
-			e.Close()
-			require.NoError(t, r.close())
-		})
-	}
+		}
+		require.Positive(t, quick)
+		require.ErrorIs(t, e.WriteAt(ctx, []byte("x"), int64(len(want)), false), ErrRange)
+		require.ErrorIs(t, e.ReadAt(ctx, []byte("x"), -1), ErrRange)
+		require.NoError(t, r.v.checkCopies(ctx))
+		e.Close()
+		require.NoError(t, r.close())
+		r.open()
+		e = r.export("e")
+		p := make([]byte, len(want))
+		require.NoError(t, e.ReadAt(ctx, p, 0))
+		require.True(t, string(want) == string(p), "after reopening")
+		e.Close()
+		require.NoError(t, r.close())
+	})
 }

@@ -36,6 +36,7 @@ func (r *rig) off() float64 {
 // TestRivalsQuietVolumeEvensOut: a volume that is left alone for ten minutes has the same share of each disk
 // free, within two points, and moved no more than that took; one that was told not to has not.
 func TestRivalsQuietVolumeEvensOut(t *testing.T) {
+	t.Parallel() // see TestReturningDiskCatchesUp
 	for _, copies := range []uint8{1, 2} {
 		synctest.Test(t, func(t *testing.T) {
 			r, e := unevenRig(t, copies, true)
@@ -166,6 +167,7 @@ func TestEveningIsTheOperators(t *testing.T) {
 // TestRebuildGoesFirst: a rebuild does not wait for what a rebalance has under way beside clients that
 // never pause.
 func TestRebuildGoesFirst(t *testing.T) {
+	t.Parallel() // see TestReturningDiskCatchesUp
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, rigConfig{disks: 4, size: 64 << 20, chunk: 256 << 10, copies: 2, timing: simdisk.SSD(50e6, 50e6), opts: Options{ReadAhead: -1}})
 		e := r.fillExport(200)

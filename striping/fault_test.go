@@ -51,6 +51,7 @@ func TestMirrorSurvivesOneDisk(t *testing.T) {
 	for name, inject := range faults {
 		for _, disks := range []int{2, 3} {
 			t.Run(fmt.Sprintf("%s/%d disks", name, disks), func(t *testing.T) {
+				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					rng := rand.New(rand.NewPCG(7, uint64(disks)))
 					r := newRig(t, rigConfig{disks: disks, copies: 2, timing: gentle,

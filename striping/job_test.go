@@ -306,12 +306,7 @@ func TestReturnCostsWhatWasMissed(t *testing.T) {
 // again: the job goes on by itself, no chunk ever has fewer copies than asked for, nothing that was
 // promised is lost, and little is done twice.
 func TestDrainThroughCrashes(t *testing.T) {
-	for seed := range uint64(*drainSeeds) {
-		synctest.Test(t, func(t *testing.T) { drainThroughCrashes(t, seed, 12) })
-		if t.Failed() {
-			t.Fatalf("seed %d", seed)
-		}
-	}
+	campaign(t, *drainSeeds, 1, func(t *testing.T, seed uint64) { drainThroughCrashes(t, seed, 12) })
 	require.NotZero(t, drainCuts.Load())
 	fmt.Printf("drains: %d power cuts within them, no promise broken\n", drainCuts.Load())
 }

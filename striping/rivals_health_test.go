@@ -212,6 +212,7 @@ var burstHours = flag.Float64("bursts", 0, "hours of bursts on healthy disks; 0:
 // TestRivalsNoFalseVerdict: bursts of all kinds on healthy disks, a day of them in the long version, with a
 // rebuild, the return of a disk and a long busy time. Nobody is called slow.
 func TestRivalsNoFalseVerdict(t *testing.T) {
+	t.Parallel() // see TestReturningDiskCatchesUp
 	synctest.Test(t, func(t *testing.T) {
 		half, pause, busy := 30*time.Second, 40*time.Second, 10*time.Second
 		if *burstHours > 0 {
