@@ -36,9 +36,9 @@ func (b *build) get(t testing.TB, flags []string) string {
 		}
 		path := filepath.Join(b.dir, "ballast")
 		cmd := exec.Command("go", append(append([]string{"build"}, flags...), "-o", path, "ballast/cmd/ballast")...)
-		cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false")
-		if flags == nil {
-			cmd.Env = append(cmd.Env, "CGO_ENABLED=0")
+		cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "CGO_ENABLED=0")
+		if flags != nil { // the race detector is C
+			cmd.Env = append(cmd.Env, "CGO_ENABLED=1")
 		}
 		b.out, b.err = cmd.CombinedOutput()
 		b.path = path
