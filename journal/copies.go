@@ -438,17 +438,34 @@ func (k *keeper) adoptMore() {
 
 // monitor gives up copies that hang and has new ones made.
 func (k *keeper) monitor() {
-	t := time.NewTicker(min(time.Second, k.opts.Timeout/4, k.opts.Retry))
+	every := min(time.Second, k.opts.Timeout/4, k.opts.Retry)
+	t := time.NewTicker(every)
 	defer t.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-k.quit:
 			return
 		case <-t.C:
 		}
+		now := time.Now()
+		if paused := now.Sub(last) - 2*every; paused > 0 { // see patience
+			k.forgive(paused, now)
+		}
+		last = now
 		k.dropLaggards(0)
 		if len(k.candidates()) > 0 {
 			k.s.wake()
+		}
+	}
+}
+
+// forgive has a pause not count for what is overdue.
+func (k *keeper) forgive(paused time.Duration, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.copies {
+		if c.since = c.since.Add(paused); c.since.After(now) {
+			c.since = now
 		}
 	}
 }
@@ -517,8 +534,8 @@ func poke(ch chan struct{}) {
 // behind: a copy that is merely slower than the store slows commits down. Copies that keep it waiting
 // for too long are given up.
 func (k *keeper) wait(seq Seq) {
-	timeout := time.NewTimer(k.opts.Timeout)
-	defer timeout.Stop()
+	timeout := newPatience(k.opts.Timeout)
+	defer timeout.stop()
 	for {
 		k.mu.Lock()
 		have, good, behind := 0, 0, false
@@ -539,15 +556,17 @@ func (k *keeper) wait(seq Seq) {
 		select {
 		case <-changed:
 		case <-timeout.C:
-			k.dropLaggards(seq)
+			if timeout.over() {
+				k.dropLaggards(seq)
+			}
 		}
 	}
 }
 
 // waitFor returns when one copy has got so far, or was given up.
 func (k *keeper) waitFor(c *copyRing, seq Seq) {
-	timeout := time.NewTimer(k.opts.Timeout)
-	defer timeout.Stop()
+	timeout := newPatience(k.opts.Timeout)
+	defer timeout.stop()
 	for {
 		k.mu.Lock()
 		done, changed := c.state != CopyGood || c.seq >= seq && len(c.queue) == 0 && !c.writing, k.changed
@@ -558,7 +577,9 @@ func (k *keeper) waitFor(c *copyRing, seq Seq) {
 		select {
 		case <-changed:
 		case <-timeout.C:
-			k.drop(c, fmt.Errorf("it does not answer for %v", k.opts.Timeout))
+			if timeout.over() {
+				k.drop(c, fmt.Errorf("it does not answer for %v", k.opts.Timeout))
+			}
 		}
 	}
 }
@@ -569,21 +590,24 @@ func (o *CopyOptions) closeStuck() time.Duration { return min(o.Timeout, 2*time.
 // awaitEnd waits until a copy has written what is queued for it and reports whether it has; one that
 // gets nowhere is left.
 func (k *keeper) awaitEnd(c *copyRing) bool {
-	timeout := time.NewTimer(k.opts.closeStuck())
-	defer timeout.Stop()
+	timeout := newPatience(k.opts.closeStuck())
+	defer timeout.stop()
 	for at := Seq(0); ; {
 		k.mu.Lock()
 		seq, changed := c.seq, k.changed
 		k.mu.Unlock()
 		if seq != at {
 			at = seq
-			timeout.Reset(k.opts.closeStuck())
+			timeout.again()
 		}
 		select {
 		case <-c.ended:
 			return true
 		case <-changed:
 		case <-timeout.C:
+			if !timeout.over() {
+				continue
+			}
 			select {
 			case <-c.ended:
 				return true

@@ -34,6 +34,7 @@
 //     Two that went on apart from each other are refused with ErrForked.
 //  9. A device that hangs or fails stops no commit for longer than Timeout, and none at all while
 //     Need other copies are good and it is less than 8 MiB behind. Another place takes its part.
+//     Time in which this process or its machine stood still does not count.
 //  10. A record does not parse under another key than its own, nor with any bit changed.
 //
 // The digest is a sum, modulo 2^128, of two xxHash64 (with different seeds) of each record's key

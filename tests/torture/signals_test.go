@@ -168,6 +168,7 @@ func TestPauses(t *testing.T) {
 	}
 	l.finish()
 	require.NoError(t, l.err())
+	require.NotContains(t, r.d.Log(), "a copy of the journal is given up")
 	for deadline := time.Now().Add(harness.Patience); r.status().State != "ok"; {
 		require.True(t, time.Now().Before(deadline), "%+v", r.status())
 		<-time.After(100 * time.Millisecond)
