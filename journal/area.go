@@ -1,5 +1,7 @@
 package journal
 
+import "cmp"
+
 // Area is the part of a device where a copy of the journal may live. Offsets, lengths and
 // addresses of buffers are multiples of 4 KiB. Calls may be concurrent; overlapping ones are not
 // made. A buffer belongs to the call until it returns; after an error nobody touches it again, so
@@ -28,6 +30,9 @@ type Place struct {
 
 // usable tells whether a ring fits.
 func (p *Place) usable() bool { return p.Area != nil && p.Area.Size() >= ringLeast }
+
+// domain is the failure domain.
+func (p *Place) domain() string { return cmp.Or(p.Domain, string(p.Device[:])) }
 
 // ringSize is the size of a ring in an area of that size.
 func ringSize(area int64) uint64 { return uint64(area)/ringBlock*ringBlock - ringStart }

@@ -23,7 +23,8 @@ const (
 	copiesMost  = 3
 	backlogMax  = 64 << 20 // bytes that wait for a ring that is being made
 	queueMax    = 16 << 20 // bytes that wait for a ring
-	gatherMax   = 1 << 20  // bytes of an asynchronous one that wait for more to come
+	gatherMax   = 1 << 20  // bytes of a lazy one that wait for more to come
+	gatherMost  = 32       // groups of a lazy one that do: the store can lead it on over twice as many
 	inlineCount = 4096     // a journal of so few records is copied while StartCopies waits
 	dumpUnit    = 192 << 10
 	tailReadMax = 1 << 20
@@ -34,12 +35,13 @@ const (
 // CopyOptions of StartCopies; the zero value keeps three synchronous copies if there are places.
 type CopyOptions struct {
 	Places []Place
-	// Async lets Commit return before the copies have the group; they have it within Delay.
+	// Async lets Commit return before any copy has the group.
 	Async bool
-	Delay time.Duration // default 500 ms
 	// Need is how many copies must have a group before Commit returns, if so many are in use;
 	// default 2.
 	Need int
+	// Delay is how long groups gather for a copy that Commit does not wait for; default 500 ms.
+	Delay time.Duration
 	// Timeout is how long a copy may lag before it is given up; default 5 s.
 	Timeout time.Duration
 	// Retry is how long a place that failed is left alone at first, and up to 60 times that when it
@@ -87,6 +89,7 @@ type CopyStatus struct {
 type CopiesStatus struct {
 	Wanted, Good int
 	Written      int64 // bytes since they were started
+	Ahead        int64 // of these: zeros ahead of a head that has not gone round yet (see Thin)
 	Live         int64 // bytes of the journal's records; 0: far less than the copies have room for
 	Copies       []CopyStatus
 }
@@ -113,6 +116,7 @@ type keeper struct {
 	// there: what it holds may still land.
 	writers map[[16]byte]int
 	written int64
+	ahead   int64 // of written
 }
 
 type penalty struct {
@@ -136,6 +140,9 @@ type copyRing struct {
 	since   time.Time
 	work    chan struct{} // has one element when the queue may have grown
 	ended   chan struct{} // closed when the writer has ended
+
+	lazy bool          // Commit does not wait for it: groups gather
+	took time.Duration // a write and its sync, smoothed
 
 	seq     Seq    // durable
 	synced  uint64 // durable position
@@ -233,7 +240,7 @@ func (s *Store) Copies() CopiesStatus {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	st := CopiesStatus{Wanted: k.wantedLocked(), Written: k.written, Live: k.live}
+	st := CopiesStatus{Wanted: k.wantedLocked(), Written: k.written, Ahead: k.ahead, Live: k.live}
 	for _, p := range k.places {
 		c := CopyStatus{Device: p.Device, Name: p.Name, State: CopyUnused, Size: int64(ringSize(p.Area.Size()))}
 		if i := k.indexLocked(p.Device); i >= 0 {
@@ -372,9 +379,8 @@ func (k *keeper) candidates() (list []Place) {
 		return nil
 	}
 	taken := map[string]int{}
-	domain := func(p *Place) string { return cmp.Or(p.Domain, string(p.Device[:])) }
 	for _, c := range k.copies {
-		taken[domain(&c.place)]++
+		taken[c.place.domain()]++
 	}
 	var rest []Place
 	for _, p := range k.places {
@@ -386,12 +392,12 @@ func (k *keeper) candidates() (list []Place) {
 	for len(k.copies)+len(list) < k.wantedLocked() && len(rest) > 0 {
 		best := 0
 		for i := range rest {
-			a, b := taken[domain(&rest[i])], taken[domain(&rest[best])]
+			a, b := taken[rest[i].domain()], taken[rest[best].domain()]
 			if a < b || a == b && rest[i].Area.Size() > rest[best].Area.Size() {
 				best = i
 			}
 		}
-		taken[domain(&rest[best])]++
+		taken[rest[best].domain()]++
 		list = append(list, rest[best])
 		rest = slices.Delete(rest, best, best+1)
 	}
@@ -514,6 +520,7 @@ func (k *keeper) endLocked(c *copyRing) {
 	c.state = CopyFailed
 	c.queue, c.backlog, c.tails = nil, nil, nil
 	k.copies = slices.DeleteFunc(k.copies, func(x *copyRing) bool { return x == c })
+	k.chooseLocked()
 	k.noteLocked()
 	poke(c.work)
 }
@@ -532,35 +539,103 @@ func poke(ch chan struct{}) {
 
 // wait returns when so many copies have the group as Need says, or as there are, and none is far
 // behind: a copy that is merely slower than the store slows commits down. Copies that keep it waiting
-// for too long are given up.
+// for too long are given up, and long before that others take their part.
 func (k *keeper) wait(seq Seq) {
 	timeout := newPatience(k.opts.Timeout)
 	defer timeout.stop()
+	overdue := time.NewTicker(overdueAfter)
+	defer overdue.Stop()
 	for {
 		k.mu.Lock()
-		have, good, behind := 0, 0, false
-		for _, c := range k.copies {
-			behind = behind || c.bytes > queueMax/2 && c.state == CopyGood
-			if c.state == CopyGood {
-				good++
-				if c.seq >= seq {
-					have++
-				}
-			}
-		}
-		changed := k.changed
+		k.chooseLocked()
+		done, changed := k.durableLocked(seq), k.changed
 		k.mu.Unlock()
-		if have >= min(k.opts.Need, good) && !behind {
+		if done {
 			return
 		}
 		select {
 		case <-changed:
+		case <-overdue.C:
 		case <-timeout.C:
 			if timeout.over() {
 				k.dropLaggards(seq)
 			}
 		}
 	}
+}
+
+// durableLocked tells whether enough copies have the group, in as many failure domains as they can be in.
+func (k *keeper) durableLocked(seq Seq) bool {
+	var good, have []*copyRing
+	for _, c := range k.copies {
+		if c.state != CopyGood {
+			continue
+		}
+		if c.bytes > queueMax/2 {
+			return false
+		}
+		good = append(good, c)
+		if c.seq >= seq {
+			have = append(have, c)
+		}
+	}
+	return len(have) >= min(k.opts.Need, len(good)) && domains(have) >= min(k.opts.Need, domains(good))
+}
+
+// domains is how many failure domains copies are in.
+func domains(copies []*copyRing) (n int) {
+	for i, c := range copies {
+		if !slices.ContainsFunc(copies[:i], func(b *copyRing) bool { return b.place.domain() == c.place.domain() }) {
+			n++
+		}
+	}
+	return n
+}
+
+// overdueAfter is when, and how often, a commit looks for other copies than those it waits for.
+const overdueAfter = 10 * time.Millisecond
+
+// chooseLocked chooses the copies that a commit waits for: the fastest, but of different failure domains
+// if there are enough. The others are lazy: a disk's flush that nobody waits for slows down those that
+// somebody does, and a disk that turns has to seek to its journal area for each.
+func (k *keeper) chooseLocked() {
+	good := make([]*copyRing, 0, copiesMost)
+	for _, c := range k.copies {
+		if c.state == CopyGood {
+			good = append(good, c)
+		}
+	}
+	now := time.Now()
+	slices.SortStableFunc(good, func(a, b *copyRing) int { return cmp.Compare(a.expected(now), b.expected(now)) })
+	var eager []*copyRing
+	for _, again := range []bool{false, true} { // the second time also where another one is
+		for _, c := range good {
+			there := slices.ContainsFunc(eager, func(e *copyRing) bool { return e == c || !again && e.place.domain() == c.place.domain() })
+			if !there && len(eager) < k.opts.Need {
+				eager = append(eager, c)
+			}
+		}
+	}
+	for _, c := range good {
+		before := c.lazy
+		c.lazy = !slices.Contains(eager, c)
+		if before && !c.lazy {
+			poke(c.work)
+		}
+	}
+}
+
+// expected is how long a group will take to be durable here. One that is waited for keeps its part until
+// another is clearly faster.
+func (c *copyRing) expected(now time.Time) time.Duration {
+	d := c.took
+	if c.writing {
+		d = max(d, now.Sub(c.since))
+	}
+	if c.lazy {
+		d += d / 2
+	}
+	return d
 }
 
 // waitFor returns when one copy has got so far, or was given up.

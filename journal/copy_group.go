@@ -15,6 +15,7 @@ func (k *keeper) group(g *groupTxn, ops []Op) error {
 	}
 	payload := appendOps(make([]byte, 0, size), ops)
 	k.mu.Lock()
+	k.chooseLocked()
 	copies := slices.Clone(k.copies)
 	k.mu.Unlock()
 	for _, c := range copies {

@@ -39,7 +39,7 @@ func (k *keeper) write(c *copyRing) {
 	}
 	for {
 		k.mu.Lock()
-		batch, ended, closed := c.queue, c.state != CopyGood, k.closed
+		batch, ended, closed, lazy := c.queue, c.state != CopyGood, k.closed, c.lazy && !k.closed
 		k.mu.Unlock()
 		switch {
 		case ended:
@@ -50,12 +50,13 @@ func (k *keeper) write(c *copyRing) {
 		case len(batch) == 0:
 			<-c.work
 			continue
-		case k.opts.Async && !closed:
+		case lazy:
 			k.pause(c)
 		}
 		k.mu.Lock()
 		batch = c.queue
-		c.queue, c.writing, c.since = nil, true, time.Now()
+		start := time.Now()
+		c.queue, c.writing, c.since = nil, true, start
 		k.mu.Unlock()
 		err := c.put(batch)
 		if err == nil {
@@ -65,7 +66,7 @@ func (k *keeper) write(c *copyRing) {
 			k.drop(c, err)
 			return
 		}
-		k.wrote(c, batch)
+		k.wrote(c, batch, time.Since(start))
 		err = c.moveHeader(false)
 		if err == nil {
 			err = k.layAhead(c)
@@ -83,7 +84,7 @@ func (k *keeper) pause(c *copyRing) {
 	defer t.Stop()
 	for {
 		k.mu.Lock()
-		much := c.hurry || c.bytes > gatherMax || c.state != CopyGood
+		much := c.hurry || !c.lazy || c.bytes > gatherMax || len(c.queue) >= gatherMost || c.state != CopyGood
 		k.mu.Unlock()
 		if much {
 			return
@@ -124,10 +125,14 @@ func (c *copyRing) put(batch []ringWrite) error {
 // ringSize does not change with the ring's other fields.
 func (c *copyRing) ringSize() uint64 { return ringSize(c.place.Area.Size()) }
 
-// wrote notes that a batch is on stable media.
-func (k *keeper) wrote(c *copyRing, batch []ringWrite) {
+// wrote notes that a batch is on stable media, and how long that took.
+func (k *keeper) wrote(c *copyRing, batch []ringWrite, took time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if c.took == 0 {
+		c.took = took
+	}
+	c.took += (min(took, 2*c.took+time.Millisecond) - c.took) / 8 // once is an accident
 	for i := range batch {
 		w := &batch[i]
 		c.seq, c.synced, c.lastAt, c.kept = w.seq, w.pos+uint64(len(w.buf)), w.unit, w.tail
@@ -175,6 +180,7 @@ func (k *keeper) layAhead(c *copyRing) error {
 	c.laid = from + n
 	k.mu.Lock()
 	k.written += int64(n)
+	k.ahead += int64(n)
 	k.mu.Unlock()
 	return c.place.Area.Sync()
 }

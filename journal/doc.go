@@ -27,14 +27,15 @@
 //     and twice the store free, any batch below 64 MiB, and opening below 32 MiB. Nothing crashes,
 //     nothing is lost, and commits go on when space returns.
 //  7. With copies, a batch whose Commit returned nil is also in as many of them as Need says (or as
-//     there are, if fewer are good: Copies tells). Asynchronous ones have it within Delay. The loss
-//     or damage of the store, and of all copies but one of those, costs nothing acknowledged.
+//     there are, if fewer are good: Copies tells), and these are in as many failure domains if good ones
+//     are. The others have it within Delay. The loss or damage of the store, and of all copies but one of
+//     those that Commit waited for, costs nothing acknowledged.
 //  8. Given places, Open returns the newest state that the store, a copy, or an anchor tells of, or
 //     an error; never an older one, and never one that not every record of was read and summed up.
 //     Two that went on apart from each other are refused with ErrForked.
-//  9. A device that hangs or fails stops no commit for longer than Timeout, and none at all while
-//     Need other copies are good and it is less than 8 MiB behind. Another place takes its part.
-//     Time in which this process or its machine stood still does not count.
+//  9. A device that hangs or fails stops no commit for longer than Timeout, and for no more than some 10 ms
+//     while Need other copies, of as many failure domains, are good and it is less than 8 MiB behind.
+//     Another place takes its part. Time in which this process or its machine stood still does not count.
 //  10. A record does not parse under another key than its own, nor with any bit changed.
 //
 // The digest is a sum, modulo 2^128, of two xxHash64 (with different seeds) of each record's key
@@ -77,6 +78,10 @@
 // that went on without it, and what was served apart is recognised, because neither knows the
 // other's life, or because the one with the older life has more than the newer one began with: then
 // that began from an older image.
+//
+// Of three copies a commit waits for the Need fastest. The others are lazy: they write what has gathered in
+// Delay, or 32 groups, at once, as a flush that nobody waits for delays others, and costs a disk that turns two
+// seeks. When one that is waited for is overdue, or given up, the lazy ones take its part at once.
 //
 // What a ring writes takes no place that the tail of its newest durable unit still needs: groups that
 // gather behind a slow sync wait for it when the ring has gone round. The fuller a ring is with what is
