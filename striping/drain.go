@@ -18,11 +18,19 @@ type RoomError struct {
 }
 
 func (e *RoomError) Error() string {
-	return fmt.Sprintf("%d bytes would have to go elsewhere, where there is room for %d", e.Need, e.Have)
+	return fmt.Sprintf("%.1f MiB would have to go elsewhere, where there is room for %.1f MiB", float64(e.Need)/(1<<20), float64(e.Have)/(1<<20))
 }
 
 // Is makes it ErrNoSpace.
 func (e *RoomError) Is(err error) bool { return err == ErrNoSpace }
+
+// StateError says what state a device is in that stands against what is asked. It is ErrConflict.
+type StateError struct{ What string }
+
+func (e *StateError) Error() string { return e.What }
+
+// Is makes it ErrConflict.
+func (e *StateError) Is(err error) bool { return err == ErrConflict }
 
 // DataError says what a device holds. It is ErrNotEmpty.
 type DataError struct {
@@ -31,7 +39,11 @@ type DataError struct {
 }
 
 func (e *DataError) Error() string {
-	return fmt.Sprintf("it still holds %d bytes (%d chunks, of %d of them the only copy)", e.Bytes, e.Chunks, e.Only)
+	text := fmt.Sprintf("it still holds %d chunks, %.1f MiB", e.Chunks, float64(e.Bytes)/(1<<20))
+	if e.Only > 0 {
+		text += fmt.Sprintf(", and the only good copy of %d of them", e.Only)
+	}
+	return text
 }
 
 // Is makes it ErrNotEmpty.
@@ -57,15 +69,15 @@ func (v *Volume) checkLeaving(ids []devices.ID) error {
 			return err
 		}
 		if slices.Contains(ids[:i], id) {
-			return fmt.Errorf("device %v is named twice: %w", id, ErrConflict)
+			return &StateError{fmt.Sprintf("device %v is named twice", id)}
 		}
 		switch s, reason := v.stateOf(m); s {
 		case journal.Draining:
-			return fmt.Errorf("device %v is being drained already: %w", id, ErrConflict)
+			return &StateError{fmt.Sprintf("device %v is being drained already", id)}
 		case journal.Drained:
-			return fmt.Errorf("device %v is drained already: %w", id, ErrConflict)
+			return &StateError{fmt.Sprintf("device %v is drained already", id)}
 		case journal.Missing, journal.Failed:
-			return fmt.Errorf("device %v cannot be drained, it is %s (%s); what was on it is made anew from other copies by a rebuild: %w", id, stateName(s), reason, ErrConflict)
+			return &StateError{fmt.Sprintf("device %v cannot be drained, it is %s (%s); what was on it is made anew from other copies by a rebuild", id, stateName(s), reason)}
 		}
 	}
 	return v.checkRoom(ids)
@@ -128,7 +140,7 @@ func (v *Volume) Replace(ctx context.Context, old, by devices.ID, o JobOptions) 
 		return "", err
 	}
 	if old == by || !n.takes() {
-		return "", fmt.Errorf("device %v takes no data: %w", by, ErrConflict)
+		return "", &StateError{fmt.Sprintf("device %v takes no data", by)}
 	}
 	used, _ := m.alloc.usage()
 	there, size := n.alloc.usage()
@@ -364,10 +376,10 @@ func (v *Volume) AddDevice(ctx context.Context, in Member) error {
 	m.Record.State, m.Record.Since = journal.Online, time.Now().UTC()
 	m.record.now, m.record.saved = m.Record, m.Record
 	if old := v.dev(m.id); old != nil {
-		return fmt.Errorf("device %v: %w", m.id, ErrConflict)
+		return &StateError{fmt.Sprintf("device %v is part of the volume already", m.id)}
 	}
 	if len(v.devs()) >= 64 {
-		return fmt.Errorf("a volume has 64 devices at most: %w", ErrConflict)
+		return &StateError{"a volume has 64 devices at most"}
 	}
 	b := &journal.Batch{}
 	key := journal.DeviceKey(m.Record.ID)
@@ -410,7 +422,7 @@ func (v *Volume) Offline(ctx context.Context, id devices.ID, force bool) error {
 		return err
 	}
 	if m.Device == nil {
-		return fmt.Errorf("device %v is not there: %w", id, ErrConflict)
+		return &StateError{fmt.Sprintf("device %v is not there", id)}
 	}
 	if err := v.Flush(ctx); err != nil && !force {
 		return err
@@ -464,7 +476,7 @@ func (v *Volume) ReturnDevice(ctx context.Context, in Member) error {
 	}
 	if old.Device != nil && old.Device.Failed() == nil {
 		if s, _ := v.stateOf(old); s != journal.Missing && s != journal.Failed {
-			return fmt.Errorf("device %v is in use: %w", old.id, ErrConflict)
+			return &StateError{fmt.Sprintf("device %v is in use", old.id)}
 		}
 	}
 	v.mu.Lock()

@@ -21,7 +21,7 @@ func (v *Volume) GrowDevice(ctx context.Context, id devices.ID, size, dataSize i
 		return err
 	}
 	if m.Device == nil {
-		return fmt.Errorf("device %v is not there: %w", id, ErrConflict)
+		return &StateError{fmt.Sprintf("device %v is not there", id)}
 	}
 	if _, before := m.alloc.usage(); dataSize-before < int64(v.info.ChunkSize) {
 		return fmt.Errorf("device %v: %w by a whole chunk: its data area has %d bytes and would have %d", id, ErrNotGrown, before, dataSize)

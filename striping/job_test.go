@@ -160,6 +160,7 @@ func TestDrain(t *testing.T) {
 				require.NoError(t, err)
 				_, err = r.v.Drain(t.Context(), []devices.ID{2}, JobOptions{})
 				require.ErrorIs(t, err, ErrConflict)
+				require.EqualError(t, err, "device d2 is being drained already")
 				require.ErrorIs(t, r.v.RemoveDevice(t.Context(), 2), ErrNotEmpty)
 				until(t, time.Minute, "drained", r.jobEnded(id))
 				require.Equal(t, "done", r.job(id).State)
@@ -510,4 +511,10 @@ func TestDrainIsReversed(t *testing.T) {
 			require.NoError(t, r.close())
 		})
 	}
+}
+
+// TestDataError: what a device holds is told as people read it.
+func TestDataError(t *testing.T) {
+	require.EqualError(t, &DataError{Chunks: 56, Bytes: 56 << 20}, "it still holds 56 chunks, 56.0 MiB")
+	require.EqualError(t, &DataError{Chunks: 56, Bytes: 56 << 20, Only: 3}, "it still holds 56 chunks, 56.0 MiB, and the only good copy of 3 of them")
 }

@@ -30,7 +30,7 @@ func (v *Volume) ReturnStale(ctx context.Context, in Member) error {
 		return err
 	}
 	if s, _ := v.stateOf(m); s != journal.Missing && s != journal.Failed {
-		return fmt.Errorf("device %v is in use: %w", m.id, ErrConflict)
+		return &StateError{fmt.Sprintf("device %v is in use", m.id)}
 	}
 	if err := v.doubt(ctx, m.id); err != nil {
 		return err

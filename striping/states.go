@@ -408,7 +408,7 @@ func (v *Volume) SetOnline(_ context.Context, id devices.ID, auto bool) error {
 	switch {
 	case m.state == journal.Draining, m.removing:
 		v.mu.Unlock()
-		return fmt.Errorf("device %v is %s: %w", id, stateName(journal.Draining), ErrConflict)
+		return &StateError{fmt.Sprintf("device %v is %s", id, stateName(journal.Draining))}
 	case m.state == journal.Drained:
 		to = journal.Online
 	}

@@ -262,6 +262,7 @@ func (a *api) startJob(ctx context.Context, q *control.JobRequest) (any, error) 
 func (a *api) jobError(err error) error {
 	var r *control.Refusal
 	var rs control.Refusals
+	var state *striping.StateError
 	volume := a.engine.Status().Volume
 	switch {
 	case errors.As(err, &r), errors.As(err, &rs):
@@ -275,6 +276,8 @@ func (a *api) jobError(err error) error {
 			WithTry("ballast rebuild start %s, if its disk is gone", volume)
 	case errors.Is(err, striping.ErrNeeded):
 		return control.Refuse("E_DEVICE_NEEDED", "%v", err).WithTry("ballast device add %s DEVICE", volume).WithTry("ballast rebuild start %s", volume)
+	case errors.As(err, &state):
+		return control.Refuse("E_JOB_CONFLICT", "%v", err).WithTry("ballast status %s", volume)
 	case errors.Is(err, striping.ErrConflict):
 		return control.Refuse("E_JOB_CONFLICT", "%v", err).WithTry("ballast job ls %s", volume)
 	case errors.Is(err, striping.ErrNoJob):
