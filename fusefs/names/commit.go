@@ -126,7 +126,14 @@ func (c *committer) refuse() {
 
 // round serves requests together and tells each its own result.
 func (c *committer) round(requests []*request, tick bool) error {
-	asked := map[*node]error{}
+	asked, idle := c.files(requests, tick)
+	return c.settle(requests, asked, idle)
+}
+
+// files returns the files that a round is to settle, and which of them nobody asked for: these are not, if
+// they turn out to be being written anew.
+func (c *committer) files(requests []*request, tick bool) (asked map[*node]error, idle map[*node]bool) {
+	asked, idle = map[*node]error{}, map[*node]bool{}
 	all := false
 	for _, r := range requests {
 		all = all || r.all
@@ -136,11 +143,17 @@ func (c *committer) round(requests []*request, tick bool) error {
 	}
 	if all || tick {
 		for _, n := range c.t.dirtyNodes(all) {
-			asked[n] = nil
+			if _, is := asked[n]; !is {
+				asked[n], idle[n] = nil, !all
+			}
 		}
 	}
+	return asked, idle
+}
+
+func (c *committer) settle(requests []*request, asked map[*node]error, idle map[*node]bool) error {
 	layers, added := c.t.delta.seal((len(asked) + settleAtOnce - 1) / settleAtOnce)
-	s := &settling{t: c.t, layers: layers, into: map[*node]*layer{}}
+	s := &settling{t: c.t, layers: layers, into: map[*node]*layer{}, idle: idle}
 	i := 0
 	for n := range asked {
 		s.into[n] = added[i/settleAtOnce]
@@ -148,6 +161,7 @@ func (c *committer) round(requests []*request, tick bool) error {
 	}
 	for _, l := range layers {
 		for n := range l.waits {
+			delete(idle, n)
 			if x := s.into[n]; x == nil || l.number < x.number {
 				s.into[n] = l
 			}
@@ -261,7 +275,7 @@ func (t *Tree) dirtyNodes(all bool) (list []*node) {
 	defer t.mu.Unlock()
 	for n := range t.dirty {
 		n.mu.Lock()
-		anew := n.writers > 0 && !n.replacedAt.IsZero() && time.Since(n.replacedAt) < replaceWait
+		anew := n.anewLocked()
 		n.mu.Unlock()
 		if t.orphans[n.ino] == nil && (all || !anew) {
 			list = append(list, n)
@@ -275,6 +289,7 @@ type settling struct {
 	t      *Tree
 	layers []*layer         // all that are sealed
 	into   map[*node]*layer // where each record goes
+	idle   map[*node]bool   // of these, those that are left as they are while being written anew
 	list   []*snapshot
 	joined bool // layers are committed, with what the records are to be
 }
@@ -306,7 +321,10 @@ func (s *settling) run() (failed map[*node]error) {
 	failed = map[*node]error{}
 	var files []*striping.File
 	for n := range s.into {
-		x := n.snapshot()
+		x := n.snapshot(s.idle[n])
+		if x == nil {
+			continue
+		}
 		s.list = append(s.list, x)
 		files = append(files, x.data.file)
 	}
@@ -323,18 +341,26 @@ func (s *settling) run() (failed map[*node]error) {
 		if err != nil {
 			failed[x.n] = fmt.Errorf("inode %d: %w", x.n.ino, err)
 		}
+		x.n.mu.Lock()
+		x.n.settles++
+		x.n.mu.Unlock()
 		x.n.release()
 	}
 	return failed
 }
 
-// snapshot takes one, with a use of the node.
-func (n *node) snapshot() *snapshot {
+// snapshot takes one, with a use of the node, and begins its settle; nil if it is idle and being written
+// anew.
+func (n *node) snapshot(idle bool) *snapshot {
 	n.t.mu.Lock()
 	defer n.t.mu.Unlock()
-	n.uses++
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if idle && n.anewLocked() {
+		return nil
+	}
+	n.uses++
+	n.settles++
 	n.data.low = n.size
 	return &snapshot{n: n, data: n.data, size: n.size, mtime: n.mtime, ctime: n.ctime, dirty: n.dirty, change: n.change, old: n.old}
 }

@@ -40,6 +40,7 @@ type node struct {
 	change     uint64    // grows with each change of the above
 	replacedAt time.Time // when the content was taken away; zero: what came then is in the record
 	old        []uint64  // objects that were replaced
+	settles    uint64    // how many began and how many ended: odd while one is under way
 }
 
 // data is the object of a file.
@@ -196,7 +197,7 @@ func (n *node) resize(ctx context.Context, size int64) error {
 	case size > old:
 		err = n.extend(ctx, size)
 	case size == 0 && old > 0:
-		err = n.empty(ctx)
+		err = n.empty(ctx, old)
 	case size < old:
 		err = n.data.file.Cut(ctx, size)
 	}
@@ -228,17 +229,23 @@ func (n *node) extend(ctx context.Context, size int64) error {
 	return nil
 }
 
-// empty takes all content away. Called with n.io alone.
-func (n *node) empty(ctx context.Context) error {
+// empty takes all content away, of size old. Called with n.io alone.
+func (n *node) empty(ctx context.Context, old int64) error {
+	n.mu.Lock()
+	settles := n.settles
+	n.mu.Unlock()
 	rec, err := n.t.inode(n.ino)
 	if err != nil {
 		return err
 	}
-	if rec.Size == 0 || rec.Links == 0 { // nothing that a crash should leave
-		n.mu.Lock()
-		n.replacedAt = time.Now()
-		n.mu.Unlock()
-		return n.data.file.Cut(ctx, 0)
+	if (rec.Size == 0 || rec.Links == 0) && n.emptyAsOf(settles) { // nothing that a crash should leave
+		err := n.data.file.Cut(ctx, 0)
+		if err != nil {
+			n.mu.Lock()
+			n.size = old
+			n.mu.Unlock()
+		}
+		return err
 	}
 	number, err := n.t.v.NewFileNumber(ctx)
 	if err != nil {
@@ -248,11 +255,28 @@ func (n *node) empty(ctx context.Context) error {
 	n.t.mu.Lock()
 	n.mu.Lock()
 	before := n.data
-	n.data = &data{file: file}
+	n.data, n.size = &data{file: file}, 0
 	n.old = append(n.old, before.file.Number())
 	n.replacedAt = time.Now()
 	n.mu.Unlock()
 	n.t.mu.Unlock()
 	before.file.Close()
 	return nil
+}
+
+// emptyAsOf makes the file empty for whoever takes a snapshot, unless a settle was under way at the given
+// count or has begun since: then the record is about to speak of what is there.
+func (n *node) emptyAsOf(settles uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if settles%2 > 0 || n.settles != settles {
+		return false
+	}
+	n.size, n.data.low, n.replacedAt = 0, 0, time.Now()
+	return true
+}
+
+// anewLocked tells whether the file is being written anew, after it was cut to nothing.
+func (n *node) anewLocked() bool {
+	return n.writers > 0 && !n.replacedAt.IsZero() && time.Since(n.replacedAt) < replaceWait
 }
