@@ -104,7 +104,7 @@ func TestLibrariesDoNotPrint(t *testing.T) {
 	}
 }
 
-var slowDevices = []string{"journal/copies_model_test.go"}
+var slowDevices = []string{"journal/copies_model_test.go", "journal/copies_lazy_test.go"}
 
 // TestNothingOrdersBySleeping: a sleep that waits for something to have happened is a flake. Fake
 // time (testing/synctest) makes sleeping exact, and a bench gives things the time it measures them
