@@ -55,7 +55,7 @@ func (c *core) startCopies(records []journal.Device, sync bool) error {
 			places = append(places, volumes.JournalPlace(queuedDisk{c.devices[i]}, &o.Label, o.Config.Domain))
 		}
 	}
-	return c.journal.StartCopies(journal.CopyOptions{Places: places, Need: c.config.Copies, Async: c.config.Copies == 1 && !sync, Tell: c.tellRoom})
+	return c.journal.StartCopies(journal.CopyOptions{Places: places, Need: max(c.config.Copies, 2), Async: c.config.Copies == 1 && !sync, Tell: c.tellRoom})
 }
 
 // tellRoom makes an event of a copy of the journal that gets full.

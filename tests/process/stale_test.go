@@ -203,3 +203,36 @@ func contents(t *testing.T, path string) string {
 	sum, _, _ := strings.Cut(harness.Tool(t, "sha256sum", path), " ")
 	return sum
 }
+
+// TestJournalSync: with one copy of data too, what a flush covered is in two copies of the journal.
+func TestJournalSync(t *testing.T) {
+	env := harness.New(t)
+	disks := volume(t, env, 1)
+	d := env.Serve("v", "--journal-sync")
+	block := make([]byte, 64<<10)
+	for i := range 5 {
+		c, err := nbdclient.Dial("unix", d.NBD, "e")
+		require.NoError(t, err)
+		require.NoError(t, c.Write(block, int64(i)<<20, 0))
+		require.NoError(t, c.Flush())
+		var s struct {
+			Journal struct{ Seq uint64 }
+		}
+		decode(t, env.Must("status", "v", "--json"), &s)
+		require.NotZero(t, s.Journal.Seq)
+		d.Kill()
+		have := 0
+		for _, disk := range disks {
+			var x struct {
+				Copy struct{ Sequence uint64 } `json:"journal_copy"`
+			}
+			decode(t, env.Must("inspect", disk, "--json"), &x)
+			if x.Copy.Sequence >= s.Journal.Seq {
+				have++
+			}
+		}
+		require.GreaterOrEqual(t, have, 2, "flush %d", i)
+		d = d.Again()
+	}
+	require.Zero(t, d.Stop())
+}
