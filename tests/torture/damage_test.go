@@ -295,11 +295,16 @@ func TestDamageToTheOnlyCopy(t *testing.T) {
 	r := newRig(t, shape{copies: 1})
 	r.fill(rng, 800)
 	damaged := map[int]bool{}
-	for _, disk := range r.disks {
-		found := r.find(disk)
-		for _, b := range pick(rng, found, 40) {
+	var places []map[int][]int64
+	for i, disk := range r.disks {
+		places = append(places, r.find(disk))
+		for _, b := range pick(rng, places[i], 40) {
 			damaged[b] = true
-			for _, off := range found[b] {
+		}
+	}
+	for i, disk := range r.disks { // also where nothing is any more: what has moved stands there still
+		for b := range damaged {
+			for _, off := range places[i][b] {
 				edit(t, disk, off, blockSize, flip(rng))
 			}
 		}
