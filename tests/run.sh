@@ -43,13 +43,13 @@ count() {
   return $status
 }
 
-# everything runs all tests, two packages at a time. Whole processes come last: their client side gains
-# nothing from the race detector (a daemon built with it is one of the tests). Without it all is built
-# without C, as the daemon that they start and what vet looks at, so that it is built once.
+# everything runs all tests. Whole processes come last and alone: they measure throughput, and their client
+# side gains nothing from the race detector (a daemon built with it is one of the tests). Without it all is
+# built without C, as the daemon that they start and what vet looks at, so that it is built once.
 everything() {
   count '$GO test -json -race -timeout 25m -p 2 $(libraries)' \
         'CGO_ENABLED=0 $GO test -json -timeout 5m -run Allocate ./nbd' \
-        'CGO_ENABLED=0 $GO test -json -timeout 25m -p 2 $(processes)'
+        'CGO_ENABLED=0 $GO test -json -timeout 25m -p 1 $(processes)'
 }
 
 case "${1:-}" in

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -398,5 +399,18 @@ func TestADomainMayFailAsAWhole(t *testing.T) {
 		for _, path := range gone {
 			require.NoError(t, os.Rename(path+".away", path))
 		}
+	}
+}
+
+// TestThreads: the daemon has more threads than there are few processors, unless its environment says how many.
+func TestThreads(t *testing.T) {
+	processors := runtime.GOMAXPROCS(0)
+	for set, want := range map[string]int{"": max(processors, min(2*processors, 8)), "3": 3} {
+		t.Setenv("GOMAXPROCS", set)
+		env := harness.New(t)
+		volume(t, env, 1)
+		_, metrics, err := env.Serve("v").Get("/metrics")
+		require.NoError(t, err)
+		require.Contains(t, metrics, fmt.Sprintf("go_sched_gomaxprocs_threads %d\n", want))
 	}
 }
