@@ -82,7 +82,7 @@ foreground. Without --nbd, NBD is on a unix socket in the run directory. Sockets
 	f.StringArrayVar(&o.Look, "device", nil, "look for a device at this path too; may be repeated")
 	f.BoolVar(&o.Degraded, "degraded", false, "serve a volume of one copy although devices are missing; reads of what is on them fail")
 	f.BoolVar(&o.AcceptStale, "accept-stale", false, "take a disk for what it was although it is an older image; reads of blocks that it lost fail")
-	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what the journal's copies on the devices have")
+	f.BoolVar(&o.JournalSync, "journal-sync", false, "with one copy of data too, acknowledge only what two copies of the journal on the devices have")
 	f.BoolVar(&o.ReadOnly, "read-only", false, "refuse all writes of clients")
 	f.BoolVar(&o.NoRebalance, "no-rebalance", false, "do not even out what the disks hold while clients are quiet, only on \"ballast rebalance start\"")
 	f.Float64Var(&floor, "background-floor", 2, "percent of a busy disk's time that jobs get in any case; data with one copy left gets 10 or more")
