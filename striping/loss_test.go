@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"ballast/devices"
+	"ballast/devices/faultdisk"
 	"ballast/devices/simdisk"
 
 	"github.com/stretchr/testify/require"
@@ -83,13 +85,13 @@ func readOrReplace(t *testing.T, m *model, e *Export) {
 }
 
 // TestCrashThenRebuild cuts the power, and one disk does not come back: the volume is made whole on
-// another one and the lost one leaves, whatever was being written when the power went.
+// another one and the lost one leaves, whatever was being written when the power went. In every fourth
+// case that is a block of which the lost disk alone has a copy that is not torn.
 func TestCrashThenRebuild(t *testing.T) {
 	var blocked atomic.Int64
 	cuts := campaign(t, *crashCount/8, 1, func(t *testing.T, seed uint64) { crashThenRebuild(t, seed, &blocked) })
 	fmt.Printf("crashes and disks that are gone for good: %d power cuts, made whole each time: %v; blocks written anew for it: %d times\n",
 		cuts, !t.Failed(), blocked.Load())
-	require.Positive(t, blocked.Load())
 }
 
 // crashThenRebuild counts in blocked if there were blocks that only the lost disk can have had.
@@ -105,9 +107,15 @@ func crashThenRebuild(t *testing.T, seed uint64, blocked *atomic.Int64) {
 	time.Sleep(time.Duration(rng.IntN(100_000)) * time.Microsecond)
 	synctest.Wait()
 	l.stop.Store(true)
-	r.crash(rng, simdisk.Random)
-	l.wg.Wait()
+	torn := seed%4 == 0
 	gone := rng.IntN(len(r.disks))
+	if torn {
+		l.wg.Wait()
+		gone = tearAllButOne(t, r, m, rng)
+	} else {
+		r.crash(rng, simdisk.Random)
+		l.wg.Wait()
+	}
 	r.disks[gone] = nil
 	r.open()
 	e := r.export("e")
@@ -118,6 +126,7 @@ func crashThenRebuild(t *testing.T, seed uint64, blocked *atomic.Int64) {
 	} else {
 		until(t, time.Minute, "rebuilt or blocked", func() bool { return r.job(id).Ended != nil || r.job(id).BlockedReason != nil })
 	}
+	require.True(t, !torn || err == nil && r.job(id).BlockedReason != nil, "what only the lost disk can have is given up")
 	if err == nil && r.job(id).Ended == nil {
 		require.Contains(t, *r.job(id).BlockedReason, "write these blocks anew")
 		blocked.Add(1)
@@ -132,6 +141,55 @@ func crashThenRebuild(t *testing.T, seed uint64, blocked *atomic.Int64) {
 	require.Equal(t, "ok", r.v.Status().State)
 	e.Close()
 	require.NoError(t, r.close())
+}
+
+// tearAllButOne cuts the power while a block is overwritten, which is then whole on the disk returned and
+// torn on all others that have a copy.
+func tearAllButOne(t *testing.T, r *rig, m *model, rng *rand.Rand) (whole int) {
+	e := r.export("e")
+	defer e.Close()
+	block := rng.IntN(len(m.blocks))
+	write := func() {
+		ver := m.begin(block, 1, false)
+		err := e.WriteAt(t.Context(), stamped(block, 1, ver), int64(block)*blockSize, false)
+		m.end(block, 1, err)
+		require.NoError(t, err)
+	}
+	write()
+	marks := m.mark()
+	require.NoError(t, r.v.Flush(t.Context()))
+	m.flushed(marks)
+	before := make([]int, len(r.disks)) // of what need not be durable
+	for i, d := range r.disks {
+		before[i] = d.Pending()
+		d.HangAll(faultdisk.OnSync)
+	}
+	write()
+	var have []int
+	until(t, mirrorTimeout/2, "it is on its way to all copies", func() bool {
+		have = nil
+		for i, d := range r.disks {
+			if d.Pending() > before[i] {
+				have = append(have, i)
+			}
+		}
+		return len(have) == int(r.cfg.copies)
+	})
+	whole = have[rng.IntN(len(have))]
+	half := func(rng *rand.Rand, pending []simdisk.Write) []simdisk.Fate {
+		odd := func(sector, _ int) bool { return sector%2 == 1 }
+		return simdisk.TearWrite(len(pending)-1, odd, simdisk.KeepNone)(rng, pending)
+	}
+	r.crashEach(rng, func(disk int) simdisk.Policy {
+		switch {
+		case disk == whole:
+			return simdisk.KeepAll
+		case slices.Contains(have, disk):
+			return half
+		}
+		return simdisk.KeepNone
+	})
+	return whole
 }
 
 // readEachCopy reads everything from each device in turn, which heals what a disk missed: whoever

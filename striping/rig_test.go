@@ -167,14 +167,19 @@ func (r *rig) end() error {
 // crash cuts the power: what comes back is left in the rig, not opened. The old engine is ended;
 // nothing it does from here on reaches what comes back.
 func (r *rig) crash(rng *rand.Rand, policy simdisk.Policy) {
+	r.crashEach(rng, func(int) simdisk.Policy { return policy })
+}
+
+// crashEach is crash with a policy for each disk.
+func (r *rig) crashEach(rng *rand.Rand, policy func(disk int) simdisk.Policy) {
 	powerCuts.Add(1)
 	var after []*simdisk.Disk
-	for _, d := range r.disks {
+	for i, d := range r.disks {
 		if d == nil {
 			after = append(after, nil)
 			continue
 		}
-		after = append(after, d.Crash(rng, policy))
+		after = append(after, d.Crash(rng, policy(i)))
 	}
 	j := r.j.Crash(rng)
 	for _, d := range r.disks {
