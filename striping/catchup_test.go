@@ -52,6 +52,7 @@ func startCrowd(e *Export, clients int) *crowd {
 					c.mu.Lock()
 					c.err = err
 					c.mu.Unlock()
+					return
 				}
 			}
 		})

@@ -114,6 +114,7 @@ func (l *load) note(d time.Duration) {
 func startLoad(r *rig, m *model, rng *rand.Rand, clients int, pause time.Duration) *load {
 	e := r.export("e")
 	l := &load{e: e, pause: pause}
+	r.t.Cleanup(func() { l.stop.Store(true) })
 	for i := range clients {
 		c := &client{l: l, e: e, m: m, rng: rand.New(rand.NewPCG(rng.Uint64(), uint64(i))), id: i, of: clients}
 		l.wg.Go(func() {

@@ -133,6 +133,7 @@ func TestFlushBesideSlowDisk(t *testing.T) {
 			for i := 0; !stop.Load(); i++ {
 				if err := slow.WriteAt(ctx, stamped(3, 1, uint32(i+2)), 3*blockSize, true); err != nil {
 					t.Error(err)
+					return
 				}
 				flushes++
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ballast/devices"
+	"ballast/devices/devicetest"
 	"ballast/devices/simdisk"
 	"ballast/journal"
 	"ballast/journal/simjournal"
@@ -78,12 +79,14 @@ type rig struct {
 	devs  []*devices.Device
 	j     *simjournal.Journal
 	v     *Volume
+	up    bool          // v and devs are to be ended
 	grown map[int]int64 // sizes by disk that labels say and the journal may not
 }
 
 func newRig(t testing.TB, cfg rigConfig) *rig {
 	cfg.setDefaults()
 	r := &rig{t: t, cfg: cfg}
+	devicetest.AfterFailure(t, func() { r.crash(rand.New(rand.NewPCG(1, 1)), simdisk.KeepNone) })
 	for i := range cfg.disks {
 		r.disks = append(r.disks, simdisk.New(simdisk.Options{Size: cfg.diskSize(i), Seed: cfg.seed + uint64(i), Timing: cfg.timing}))
 	}
@@ -134,7 +137,7 @@ func (r *rig) tryOpen() error {
 		o.Members = append(o.Members, m)
 	}
 	r.v, err = Open(context.Background(), o)
-	if err != nil {
+	if r.up = err == nil; !r.up {
 		for _, d := range r.devs {
 			_ = d.Close()
 		}
@@ -155,6 +158,10 @@ func (r *rig) close() error {
 
 // end ends the engine over the present disks.
 func (r *rig) end() error {
+	if !r.up {
+		return nil
+	}
+	r.up = false
 	err := r.v.Close(context.Background())
 	for _, d := range r.devs {
 		if cerr := d.Close(); err == nil {

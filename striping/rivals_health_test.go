@@ -41,6 +41,8 @@ func TestRivalsHungDisk(t *testing.T) {
 				select {
 				case <-stop:
 					return
+				case <-t.Context().Done():
+					return
 				case <-time.After(100 * time.Millisecond):
 					most = max(most, r.devs[1].Stats().InFlight)
 				}
@@ -104,6 +106,8 @@ func newBursts(t *testing.T, seed uint64) *bursts {
 			for second, at := 0, 0; ; second++ {
 				select {
 				case <-b.stop:
+					return
+				case <-t.Context().Done():
 					return
 				case <-time.After(time.Second):
 				}

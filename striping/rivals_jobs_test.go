@@ -132,6 +132,9 @@ func startReaders(e *Export, clients, size int) *closedLoop {
 					l.err = err
 				}
 				l.mu.Unlock()
+				if err != nil {
+					return
+				}
 			}
 		})
 	}

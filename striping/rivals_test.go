@@ -49,6 +49,9 @@ func startWriters(e *Export, n, chunk int) *writers {
 					w.err = err
 				}
 				w.mu.Unlock()
+				if err != nil {
+					return
+				}
 			}
 		})
 	}
@@ -171,6 +174,8 @@ func TestRivalsStallIsNotFelt(t *testing.T) {
 					for {
 						select {
 						case <-stop:
+							return
+						case <-t.Context().Done():
 							return
 						case <-time.After(d):
 							do()

@@ -1,4 +1,4 @@
-// Package devicetest is the suite that every devices.Disk must pass.
+// Package devicetest is the suite that every devices.Disk must pass, and what tests over disks share.
 //
 // # Guarantees
 //

@@ -268,6 +268,8 @@ func TestClientsAtOnce(t *testing.T) {
 			select {
 			case <-stop:
 				return
+			case <-t.Context().Done():
+				return
 			default:
 			}
 			var got []string

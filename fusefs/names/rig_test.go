@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ballast/devices"
+	"ballast/devices/devicetest"
 	"ballast/devices/simdisk"
 	"ballast/journal"
 	"ballast/journal/simjournal"
@@ -37,6 +38,7 @@ type rig struct {
 	devs  []*devices.Device
 	j     *simjournal.Journal
 	v     *striping.Volume
+	up    bool // the Tree, v and devs are to be ended
 	*Tree
 }
 
@@ -51,6 +53,7 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 		cfg.copies = 1
 	}
 	r := &rig{t: t, cfg: cfg}
+	devicetest.AfterFailure(t, func() { r.crash(rand.New(rand.NewPCG(1, 1))) })
 	var recs []journal.Device
 	for i := range cfg.disks {
 		r.disks = append(r.disks, simdisk.New(simdisk.Options{Size: cfg.size, Seed: cfg.seed + uint64(i), Timing: cfg.timing}))
@@ -89,6 +92,7 @@ func (r *rig) tryOpen() error {
 		to := r.cfg.tree
 		to.Volume, to.Journal = r.v, o.Journal
 		if r.Tree, err = Open(context.Background(), to); err == nil {
+			r.up = true
 			return nil
 		}
 		_ = r.v.Close(context.Background())
@@ -109,6 +113,10 @@ func (r *rig) close() error {
 }
 
 func (r *rig) end() error {
+	if !r.up {
+		return nil
+	}
+	r.up = false
 	err := r.Tree.Close(context.Background())
 	if verr := r.v.Close(context.Background()); err == nil {
 		err = verr
