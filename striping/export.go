@@ -83,7 +83,7 @@ func (e *Export) WriteAt(ctx context.Context, p []byte, off int64, fua bool) err
 		return err
 	}
 	defer e.o.end()
-	err := e.v.withSpace(ctx, func() error { return e.v.writeAt(ctx, e.o, p, off) })
+	err := e.v.writeAt(ctx, e.o, p, off)
 	return e.after(ctx, err, off, int64(len(p)), fua)
 }
 
@@ -99,8 +99,7 @@ func (e *Export) WriteBuffer(ctx context.Context, b *Buffer, off int64, fua bool
 		return err
 	}
 	defer e.o.end()
-	defer b.Release()
-	err := e.v.withSpace(ctx, func() error { return e.v.writeBuffer(ctx, e.o, b.Retain(), off) })
+	err := e.v.writeBuffer(ctx, e.o, b, off)
 	return e.after(ctx, err, off, size, fua)
 }
 
@@ -117,10 +116,11 @@ func (e *Export) after(ctx context.Context, err error, off, size int64, fua bool
 	return e.v.flushRange(ctx, e.o, uint64(off/cs), uint64((off+size+cs-1)/cs))
 }
 
-// withSpace runs a write again when it found no space, once trimmed space that waits for its commit
-// is there, and for as long as what is on its way to the disks may be what it lacks.
+// withSpace runs a write of one chunk again when it found no space, once trimmed space that waits for
+// its commit is there, and for as long as what is on its way to the disks may be what it lacks: it
+// counts twice, as promised and as taken.
 func (v *Volume) withSpace(ctx context.Context, write func() error) error {
-	const tries = 8 // a write over several chunks, of which some fit, is itself on its way each time
+	const tries = 8 // other writers may take what there is
 	err := write()
 	again := true
 	for i := 0; i < tries && again && errors.Is(err, ErrNoSpace); i++ {
@@ -154,7 +154,7 @@ func (e *Export) WriteZeroes(ctx context.Context, off, size int64, noHole, fua, 
 		return err
 	}
 	defer e.o.end()
-	err := e.v.withSpace(ctx, func() error { return e.v.zeroRange(ctx, e.o, off, size, noHole) })
+	err := e.v.zeroRange(ctx, e.o, off, size, noHole)
 	return e.after(ctx, err, off, size, fua)
 }
 

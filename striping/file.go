@@ -238,7 +238,7 @@ func (f *File) Cut(ctx context.Context, size int64) error {
 	cs := int64(v.info.ChunkSize)
 	first := (size + cs - 1) / cs
 	if end := min(first*cs, o.size.Load()); size < end {
-		if err := v.withSpace(ctx, func() error { return v.zeroRange(ctx, o, size, end-size, false) }); err != nil {
+		if err := v.zeroRange(ctx, o, size, end-size, false); err != nil {
 			return err
 		}
 	}

@@ -235,7 +235,7 @@ func (v *Volume) writeAt(ctx context.Context, o *object, p []byte, off int64) er
 	for len(p) > 0 {
 		index, in := uint64(off/cs), off%cs
 		n := min(int64(len(p)), cs-in)
-		if err := v.writeChunk(ctx, o, index, int(in), p[:n]); err != nil {
+		if err := v.withSpace(ctx, func() error { return v.writeChunk(ctx, o, index, int(in), p[:n]) }); err != nil {
 			return err
 		}
 		p, off = p[n:], off+n
@@ -359,11 +359,8 @@ func (v *Volume) writeBuffer(ctx context.Context, o *object, buf *Buffer, off in
 	cs := int64(v.info.ChunkSize)
 	defer buf.Release()
 	for at := int64(0); at < int64(buf.size); {
-		if err := v.dirty.take(ctx, min(int64(buf.size)-at, cs-(off+at)%cs)); err != nil {
-			return err
-		}
-		n, err := v.putPart(o, buf, at, off+at)
-		if err != nil {
+		n := min(int64(buf.size)-at, cs-(off+at)%cs)
+		if err := v.withSpace(ctx, func() error { return v.putPart(ctx, o, buf, at, n, off+at) }); err != nil {
 			return err
 		}
 		at += n
@@ -371,19 +368,19 @@ func (v *Volume) writeBuffer(ctx context.Context, o *object, buf *Buffer, off in
 	return nil
 }
 
-// putPart writes what lies in one chunk of buf's bytes from at on, which belong at off. Its n bytes
-// of the budget were taken before, and are given back on an error.
-func (v *Volume) putPart(o *object, buf *Buffer, at, off int64) (n int64, err error) {
+// putPart writes n of buf's bytes, from at on, which belong at off and lie in one chunk.
+func (v *Volume) putPart(ctx context.Context, o *object, buf *Buffer, at, n, off int64) error {
+	if err := v.dirty.take(ctx, n); err != nil {
+		return err
+	}
 	cs := int64(v.info.ChunkSize)
-	index, in := uint64(off/cs), off%cs
-	n = min(int64(buf.size)-at, cs-in)
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquire(chunkKey{o.number, uint64(off / cs)})
 	if err != nil {
 		v.dirty.give(n)
-		return n, err
+		return err
 	}
 	defer v.cache.put(c)
-	return n, v.putBlocks(o, c, int(in/blockSize), int(n/blockSize), buf.Retain(), int(at), n)
+	return v.putBlocks(o, c, int(off%cs/blockSize), int(n/blockSize), buf.Retain(), int(at), n)
 }
 
 // zeroRange makes [off, off+size) read as zeros. keep asks for the space to stay allocated.
@@ -398,7 +395,7 @@ func (v *Volume) zeroRange(ctx context.Context, o *object, off, size int64, keep
 				return err
 			}
 			n = int64(last-index) * cs
-		} else if err := v.zeroPart(ctx, o, index, in, n, keep); err != nil {
+		} else if err := v.withSpace(ctx, func() error { return v.zeroPart(ctx, o, index, in, n, keep) }); err != nil {
 			return err
 		}
 		off, size = off+n, size-n
