@@ -56,6 +56,10 @@ type worker struct {
 // measured reports whether the model knows about such a request.
 func (r *Request) measured() bool { return r.Kind == Read || r.Kind == Write }
 
+// awaited reports whether somebody is likely to wait for the answer: the journal's copies are written in the
+// foreground too, and what was buffered, so writes tell nothing.
+func (r *Request) awaited() bool { return r.Class == Foreground && r.Kind == Read && !r.probe }
+
 // countLocked takes r into the backlog. Background requests count from their start only: what
 // comes from the foreground does not wait for those in the queue.
 func (d *Device) countLocked(r *Request, now time.Duration) {
@@ -66,8 +70,9 @@ func (d *Device) countLocked(r *Request, now time.Duration) {
 	d.model.end = r.Off + r.size
 	if !r.probe {
 		d.workedAt = now
-		if r.Class == Foreground && r.Kind == Read {
+		if r.awaited() {
 			d.readAt = now
+			d.pauses.end(now)
 		}
 	}
 	if d.outstanding == 0 {
@@ -186,11 +191,11 @@ func (d *Device) pickLocked(now time.Duration) *Request {
 	}
 	waiting := d.reads.n + d.writes.n // those that returning workers do not take
 	if b := d.background.head; b != nil && d.inDisk < d.opts.MaxWorkers {
-		if waiting == 0 && d.flight.n == 0 {
+		if waiting == 0 && d.flight.n == 0 && !d.anticipateLocked(b, now) {
 			d.takeBackgroundLocked(b)
 			return b
 		}
-		if now >= d.floorAt && (d.flightBackground == 0 || waiting > 0 && d.flightBackground < maxBackground) {
+		if now >= d.floorAt && d.flightBackground < maxBackground {
 			d.takeBackgroundLocked(b)
 			return b
 		}
@@ -231,7 +236,7 @@ func (d *Device) startLocked(r *Request, now time.Duration) {
 		d.countLocked(r, now)
 		d.flightBackground++
 		gap := d.floorGap(r)
-		if d.reads.n+d.writes.n == 0 {
+		if d.flight.n == 1 {
 			d.floorAt = now
 		}
 		d.floorAt = max(d.floorAt, now-gap) + gap // on a full disk, who was late catches up with one request
@@ -322,6 +327,9 @@ func (d *Device) complete(r *Request, err error, returning int) error {
 		d.notePace(r, latency)
 		d.model.complete(now, r.dispatched, r.pattern, r.size, r.probe, err == nil)
 		d.uncountLocked(r, now)
+		if r.awaited() && d.reads.n+d.writes.n == 0 && d.flight.n == d.flightBackground {
+			d.pauses.begin(now)
+		}
 	}
 	answered, answering := r.answered, r.answering
 	r.answered = true

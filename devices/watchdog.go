@@ -8,8 +8,10 @@ import "time"
 // that finds nothing late is rare and cheap.
 
 // watchLocked makes sure that the watchdog looks when r may be late.
-func (d *Device) watchLocked(r *Request, now time.Duration) {
-	at := now + r.timeout
+func (d *Device) watchLocked(r *Request, now time.Duration) { d.wakeLocked(now + r.timeout) }
+
+// wakeLocked makes the watchdog look then, if not before.
+func (d *Device) wakeLocked(at time.Duration) {
 	if d.wakeAt != 0 && d.wakeAt <= at {
 		return
 	}
@@ -71,7 +73,11 @@ func (d *Device) expire(all bool) time.Duration {
 		}
 	}
 	d.mu.Lock()
-	d.dispatchLocked(now) // what waited for an operation that hangs
+	d.wakeAt = now        // it looks already
+	d.dispatchLocked(now) // what waited for an operation that hangs, or for a read that did not come
+	if t := d.pauses.awaitedUntil; d.background.n > 0 && t > now {
+		soonest(t)
+	}
 	inDisk := func(l *requestList) {
 		for r := l.head; r != nil; r = r.next {
 			switch deadline := r.dispatched + r.timeout; {
