@@ -121,6 +121,7 @@ var illnesses = []illness{
 		w.well(2)
 		wasSlow := w.is("d3", "slow")
 		judged := w.await("judged well", 2*time.Minute, func(s status) bool { return !wasSlow(s) })
+		require.LessOrEqual(t, judged, time.Minute) // from then on it is read and written again
 		missed := w.status().Degraded
 		t.Logf("judged well after %v, back %v later: %d chunks had missed something", judged, w.await("back", 3*time.Minute, w.is("d3", "online")), missed)
 	}},
