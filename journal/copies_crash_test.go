@@ -53,8 +53,9 @@ func (c *camera) point(name string) {
 		return
 	}
 	im := image{point: fmt.Sprintf("%d (%s)", c.points, name), acked: journal.Seq(c.acked.Load()), dir: c.t.TempDir() + "/image"}
-	for _, copy := range c.store.Copies().Copies {
-		im.good = append(im.good, copy.State == journal.CopyGood)
+	im.good = make([]bool, len(c.areas))
+	for _, copy := range c.store.Copies().Copies { // a place may be left out for a moment
+		im.good[copy.Name[1]-'1'] = copy.State == journal.CopyGood
 	}
 	// The devices first: in between, the store may get on, as it may after a device was cut off.
 	for _, a := range c.areas {

@@ -301,8 +301,12 @@ func TestJournalOutgrowsAnArea(t *testing.T) {
 		require.NoError(t, s.Commit(t.Context(), b))
 	}
 	require.Equal(t, journal.CopyGood, s.Copies().Copies[1].State)
-	require.Eventually(t, func() bool { return s.Copies().Copies[0].State == journal.CopyFailed }, 30*time.Second, time.Millisecond)
-	require.Contains(t, s.Copies().Copies[0].Reason, "does not fit")
+	var c journal.CopyStatus // in one look: it is tried again and again, and being made it has no reason
+	require.Eventually(t, func() bool {
+		c = s.Copies().Copies[0]
+		return c.State == journal.CopyFailed
+	}, 30*time.Second, time.Millisecond)
+	require.Contains(t, c.Reason, "does not fit")
 }
 
 // One copy at a time lags; commits do not wait for it, and closing does.
