@@ -1,6 +1,8 @@
 package process
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"testing"
 
@@ -22,8 +24,27 @@ func TestCheck(t *testing.T) {
 	env := harness.New(t)
 	disks := volume(t, env, 2)
 	d := env.Serve("v")
-	harness.Tool(t, "nbdcopy", "--flush", random(t, 32<<20, 11), d.URI("e"))
+	data := random(t, 32<<20, 11)
+	harness.Tool(t, "nbdcopy", "--flush", data, d.URI("e"))
 	refused(t, env.Command("check", "v"), 11, "E_BUSY")
+	onD1 := -1 // a chunk that has a copy there
+	for chunk := 0; chunk < 32 && onD1 < 0; chunk++ {
+		var why struct {
+			Chunk struct {
+				Copies []struct {
+					Device string
+					Stale  bool
+				}
+			}
+		}
+		decode(t, env.Must("why", "v/e", "--offset", fmt.Sprint(chunk<<20), "--json"), &why)
+		for _, c := range why.Chunk.Copies {
+			if c.Device == "d1" && !c.Stale {
+				onD1 = chunk
+			}
+		}
+	}
+	require.GreaterOrEqual(t, onD1, 0)
 	d.Kill() // check has to do with what a crash leaves
 	var c checked
 	before, err := os.ReadFile(disks[0])
@@ -38,18 +59,21 @@ func TestCheck(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, before, after)
 
-	// One bit in the middle of the data, and the file's journal area, which nothing uses, beside it.
+	// One bit of a block, wherever it stands: where the chunk was before it was placed anew nothing uses it.
+	written, err := os.ReadFile(data)
+	require.NoError(t, err)
+	want := written[onD1<<20:][:block]
 	f, err := os.OpenFile(disks[0], os.O_RDWR, 0)
 	require.NoError(t, err)
-	off := int64(-1)
-	for o := int64(8 << 20); o < int64(len(after)) && off < 0; o += 4096 {
-		if after[o] != 0 {
-			off = o + 77
+	found := 0
+	for off := 0; off+block <= len(after); off += block {
+		if bytes.Equal(want, after[off:off+block]) {
+			_, err = f.WriteAt([]byte{after[off+77] ^ 1}, int64(off+77))
+			require.NoError(t, err)
+			found++
 		}
 	}
-	require.Positive(t, off)
-	_, err = f.WriteAt([]byte{after[off] ^ 1}, off)
-	require.NoError(t, err)
+	require.Positive(t, found)
 	require.NoError(t, f.Close())
 	r := env.Command("check", "v", "--json")
 	require.Equal(t, 3, r.Code)
