@@ -232,6 +232,9 @@ func (r *rig) healAll(rng *rand.Rand) {
 	r.start()
 	require.True(r.t, r.verify())
 	require.Zero(r.t, r.lost)
+	// What verify has read of a few bad chunks may all have come from their sound copies.
+	bad := before.chunks()
+	r.readOften(rng, bad[:min(len(bad), 4)])
 	s := r.status()
 	require.Positive(r.t, s.Healed)
 	require.Empty(r.t, s.Bad)
