@@ -60,7 +60,7 @@ func TestOthersOnADiskAreSeen(t *testing.T) {
 		k := look("status").Devices[0].Kernel
 		return k != nil && k.Disk == filepath.Base(loop.Path) && k.Rate > 1e6 && k.Share > 0
 	})
-	await(t, "iostat has it", func() bool { return look("iostat").Devices[0].Kernel.Rate > 1e6 })
+	await(t, "iostat has it", func() bool { k := look("iostat").Devices[0].Kernel; return k != nil && k.Rate > 1e6 })
 	require.Regexp(t, `OTHERS`, env.Must("iostat", "v"))
 	await(t, "metrics have it", func() bool { // a scrape's figures are a second old
 		_, text, err := d.Get("/metrics")

@@ -54,7 +54,7 @@ func TestTortureDiskAndJournalLost(t *testing.T) {
 				remove := "ballast device remove v " + gone
 				require.Eventually(t, func() bool {
 					s := r.status()
-					return s.Degraded == 0 && strings.HasPrefix(s.Health[0].Action, remove)
+					return s.Degraded == 0 && len(s.Health) > 0 && strings.HasPrefix(s.Health[0].Action, remove)
 				}, harness.Patience, 20*time.Millisecond)
 				r.env.Must(strings.Fields(remove)[1:]...)
 				require.Eventually(t, func() bool {
