@@ -176,7 +176,7 @@ func TestRivalsRebuildMakesWay(t *testing.T) {
 		asked   float64 // is the floor of the volume's options
 		window  time.Duration
 	}{
-		{3, 16, 120, floorUsual, 0.9, 1.5, 0, time.Second},
+		{3, 16, 160, floorUsual, 0.9, 1.5, 0, time.Second},
 		// The p99s of 1 s and of 0.4 s before give a quotient of 1.3 with a standard deviation of 0.065; these, half of that.
 		{2, 16, 240, floorUrgent, 0.85, 1.5, 0, 2 * time.Second},
 		{3, 2, 320, 0.4, 0.9, 1.5, 0, time.Second},
@@ -204,8 +204,8 @@ func TestRivalsRebuildMakesWay(t *testing.T) {
 			require.False(t, r.jobEnded(id)(), "the rebuild is over too early")
 			time.Sleep(100 * time.Millisecond)
 			before = r.written()
-			time.Sleep(c.window / 10)
-			alone := float64(r.written()-before) / (c.window / 10).Seconds() / bound
+			time.Sleep(200 * time.Millisecond)
+			alone := float64(r.written()-before) / 0.2 / bound
 			require.False(t, r.jobEnded(id)(), "the rebuild is over too early")
 			until(t, time.Minute, "rebuilt", r.jobEnded(id))
 			fmt.Printf("%d copies, %d clients, beside a rebuild: %.0f %% of the throughput without, p99 %v (%.2f times); it has %.1f %% of what the disks can do, and %.0f %% 0.1 s after the clients stopped\n",
