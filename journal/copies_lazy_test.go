@@ -113,5 +113,5 @@ func TestLazyCopyFollowsAtOnce(t *testing.T) {
 	}
 	require.Less(t, s.Copies().Copies[2].Seq, s.State().Seq)
 	s.SetPlaces(places(areas...)[1:])
-	require.Eventually(t, func() bool { return s.Copies().Copies[1].Seq == s.State().Seq }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Copies().Copies[1].Seq == s.State().Seq }, patience, time.Millisecond)
 }

@@ -87,7 +87,7 @@ func randomBatch(rng *rand.Rand, n, size int) *journal.Batch {
 
 // requireGood waits until n copies are good.
 func requireGood(t testing.TB, s *journal.Store, n int) {
-	require.Eventually(t, func() bool { return s.Copies().Good == n }, 30*time.Second, time.Millisecond, "%+v", s.Copies())
+	require.Eventually(t, func() bool { return s.Copies().Good == n }, patience, time.Millisecond, "%+v", s.Copies())
 }
 
 func TestCopyAloneRestoresTheJournal(t *testing.T) {
@@ -199,7 +199,7 @@ func TestHungCopyStopsNobody(t *testing.T) {
 	require.Eventually(t, func() bool {
 		st := s.Copies()
 		return st.Good == 3 && st.Copies[0].State == journal.CopyFailed && st.Copies[3].State == journal.CopyGood
-	}, 30*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.NoError(t, s.Commit(t.Context(), put(100, 101, "y")))
 	requireWhole(t, s, places(areas...)[1:])
 	close(release)
@@ -216,7 +216,7 @@ func requireWhole(t testing.TB, s *journal.Store, at []journal.Place) {
 			v := journal.SurveyAll([]journal.Place{p}, volume)[0]
 			got, err := v.Content()
 			return err == nil && got == s.State()
-		}, 30*time.Second, 5*time.Millisecond, p.Name)
+		}, patience, 5*time.Millisecond, p.Name)
 	}
 }
 
@@ -305,7 +305,7 @@ func TestJournalOutgrowsAnArea(t *testing.T) {
 	require.Eventually(t, func() bool {
 		c = s.Copies().Copies[0]
 		return c.State == journal.CopyFailed
-	}, 30*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.Contains(t, c.Reason, "does not fit")
 }
 

@@ -44,10 +44,10 @@ func TestRoomOfCopiesIsToldAhead(t *testing.T) {
 		return n
 	}
 	n := fill(area/100*45, 0)
-	require.Eventually(t, func() bool { return s.Copies().Live > area/100*40 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Copies().Live > area/100*40 }, patience, time.Millisecond)
 	require.Zero(t, heard())
 	n = fill(area/100*55, n)
-	require.Eventually(t, func() bool { return heard() == 1 }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return heard() == 1 }, patience, time.Millisecond)
 	require.Regexp(t, `^d1: the journal takes \d+ KiB; a copy there is given up when it takes some 3066 KiB$`, told[0])
 
 	n = fill(journal.CopyRoom(area)-50*int64(len(record)), n)

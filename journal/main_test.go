@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("github.com/dgraph-io/ristretto/v2/z.(*AllocatorPool).freeupAllocators"))
 }
 
+// patience is for things that are to happen by themselves; a test that waits this long has failed.
+const patience = 2 * time.Minute
+
 var volume = [16]byte{1, 2, 3}
 
 // create makes a journal in a new directory.

@@ -406,7 +406,7 @@ var nil2empty = []byte{}
 
 // waitQueued returns when n batches are in the queue.
 func waitQueued(t *testing.T, s *journal.Store, n int) {
-	require.Eventually(t, func() bool { return s.Queued() == n }, 30*time.Second, 100*time.Microsecond)
+	require.Eventually(t, func() bool { return s.Queued() == n }, patience, 100*time.Microsecond)
 }
 
 func TestCloseWaitsForReadersAndCommitsTheQueue(t *testing.T) {
@@ -421,7 +421,7 @@ func TestCloseWaitsForReadersAndCommitsTheQueue(t *testing.T) {
 			require.Eventually(t, func() bool {
 				_, err := s.Get(job(0))
 				return errors.Is(err, journal.ErrClosed)
-			}, 30*time.Second, 100*time.Microsecond)
+			}, patience, 100*time.Microsecond)
 		}
 		n++
 		return nil
