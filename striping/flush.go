@@ -639,7 +639,6 @@ func (c *chunk) pruneIntentsLocked() {
 // endCommit lets c's write-outs go on. rec is what was committed, if anything.
 func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 	o := v.object(c.key.object)
-	var free []slotRef
 	c.mu.Lock()
 	c.inCommit = false
 	if rec != nil && err == nil {
@@ -647,10 +646,11 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 		c.durable = c.written
 		c.pending, c.must, c.fresh = false, false, false
 		c.intents = c.keep
-		free, c.old = c.old, nil
-		for _, s := range free {
+		for _, s := range c.old { // before a flush can find the chunk settled: who was told that it is over has the space
+			v.freeSlot(s)
 			v.retired.Add(-s.size)
 		}
+		c.old = nil
 		if now := v.rate(c.slot, c.places); now != c.rated {
 			v.health.count(c.rated, -1)
 			v.health.count(now, 1)
@@ -671,9 +671,6 @@ func (v *Volume) endCommit(c *chunk, rec *journal.Chunk, err error) {
 	c.mu.Unlock()
 	for _, w := range told {
 		w.done(nil)
-	}
-	for _, s := range free {
-		v.freeSlot(s)
 	}
 	if enqueue {
 		v.wb.push(c)

@@ -431,3 +431,26 @@ func TestLargeWriteHasSpace(t *testing.T) {
 		})
 	}
 }
+
+// TestRemoveReturnsSpace: when a removal has returned, the space is free, also if it was the background commit
+// that made it so.
+func TestRemoveReturnsSpace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(1, 1))
+		r := newRig(t, rigConfig{disks: 3, size: 4 << 20, copies: 2, timing: gentle, opts: Options{FlushInterval: 10 * time.Millisecond, CacheBytes: 1}})
+		const chunks = 40
+		for i := range 120 {
+			require.NoError(t, r.v.CreateExport(t.Context(), "e", chunks*64<<10))
+			e := r.export("e")
+			require.NoError(t, e.WriteAt(t.Context(), stamped(0, chunks*16, uint32(i+1)), 0, true))
+			e.Close()
+			time.Sleep(time.Duration(rng.IntN(10_000)) * time.Microsecond)
+			require.NoError(t, r.v.RemoveExport(t.Context(), "e", false))
+			for _, m := range r.v.devs() {
+				used, _ := m.alloc.usage()
+				require.Zero(t, used, "round %d", i)
+			}
+		}
+		require.NoError(t, r.close())
+	})
+}

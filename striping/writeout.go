@@ -522,7 +522,6 @@ func (v *Volume) inPlaceDone(p *plan, errs []error) {
 // finish ends a write-out: on success the overlay is gone, else it becomes dirty again.
 func (v *Volume) finish(p *plan, err error) {
 	c, ov := p.c, p.ov
-	var freed []slotRef
 	c.mu.Lock()
 	c.out = nil
 	c.change++
@@ -540,7 +539,9 @@ func (v *Volume) finish(p *plan, err error) {
 		c.stuck = c.dirty.budget
 		stuck += c.stuck
 	} else {
-		freed = v.zeroLocked(p)
+		for _, s := range v.zeroLocked(p) { // see endCommit
+			v.freeSlot(s)
+		}
 		c.doneID = ov.id
 		if c.claim > 0 && (c.dirty == nil || c.dirty.end() <= c.slot) {
 			v.claimed.Add(-v.regionShare(c.claim))
@@ -565,9 +566,6 @@ func (v *Volume) finish(p *plan, err error) {
 	v.settle(p.o, c)
 	c.mu.Unlock()
 
-	for _, s := range freed {
-		v.freeSlot(s)
-	}
 	if err == nil {
 		v.forgetBad(p)
 		ov.release()
