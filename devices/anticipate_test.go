@@ -54,10 +54,14 @@ func besideClients(t *testing.T, floor float64, clients, requests int, think fun
 		stop := make(chan struct{})
 		for range 10 {
 			over.Go(func() {
-				done := make(chan error)
+				done := make(chan error, 1)
 				for {
-					d.Submit(&Request{Kind: Write, Class: Background, Bufs: [][]byte{make([]byte, 256<<10)}, Done: func(_ *Request, err error) { go func() { done <- err }() }})
-					require.NoError(t, <-done)
+					d.Submit(&Request{Kind: Write, Class: Background, Bufs: [][]byte{make([]byte, 256<<10)},
+						Done: func(_ *Request, err error) { done <- err }})
+					if err := <-done; err != nil {
+						t.Error(err)
+						return
+					}
 					select {
 					case <-stop:
 						return
@@ -78,7 +82,10 @@ func besideClients(t *testing.T, floor float64, clients, requests int, think fun
 						began = time.Now()
 					}
 					asked := time.Now()
-					require.NoError(t, d.Do(&Request{Kind: Read, Bufs: [][]byte{make([]byte, 64<<10)}}))
+					if err := d.Do(&Request{Kind: Read, Bufs: [][]byte{make([]byte, 64<<10)}}); err != nil {
+						t.Error(err)
+						return
+					}
 					if c == 0 && i >= requests/2 {
 						took += time.Since(asked)
 					}
@@ -129,7 +136,8 @@ func TestReadsThatFollowComeFirst(t *testing.T) {
 	}
 }
 
-// TestBackgroundGetsItsFloorAmongFew: the same where clients are so few that they carry out each read themselves.
+// TestBackgroundGetsItsFloorAmongFew: background requests have their share of the time also beside clients who
+// carry out each read themselves, as those do that find nothing queued.
 func TestBackgroundGetsItsFloorAmongFew(t *testing.T) {
 	for _, floor := range []float64{0.02, 0.1, 0.25} {
 		for _, clients := range []int{2, 24} {

@@ -136,8 +136,8 @@ func (o Options) withDefaults() Options {
 // 16 operations), and never more than MaxWorkers. Reads go before waiting writes; writes that
 // wait get at least a fifth of the device's time. Background requests start when nothing of the
 // foreground is queued or in the disk, one at a time, nor a read is likely to come at once
-// (anticipate.go), and otherwise as BackgroundFloor says, some at a time if that takes it. Small writes to a disk that answers sooner than a goroutine is woken (memory)
-// go one after the other.
+// (anticipate.go), and otherwise as BackgroundFloor says, some at a time if that takes it. Small
+// writes to a disk that answers sooner than a goroutine is woken (memory) go one after the other.
 //
 // A Sync covers every write that completed before it was submitted. It runs beside other
 // operations; at most one is in the disk, and those that wait share the next (queue rules in
@@ -196,7 +196,7 @@ type Device struct {
 	probing                   bool          // StartProbes was called
 	workedAt                  time.Duration // the last request that was no probe came or ended then
 	readAt                    time.Duration // the last read of the foreground came then
-	pauses                    pauses
+	pauses                    pauses        // between reads of the foreground
 }
 
 // NewDevice returns a device over disk, which it owns from now on.

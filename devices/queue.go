@@ -10,9 +10,8 @@ const (
 	// writeShare: a waiting write goes before reads once they have taken this many times its own
 	// service time since the last write.
 	writeShare = 4.0
-	// maxBackground bounds the background requests that are in a full disk by their floor. Each waits there
-	// behind TargetLatency of others, so with one alone the floor would be out of reach. While the disk has
-	// room, one alone is enough, and clients do not wait for more.
+	// maxBackground bounds the background requests that are in the disk by their floor. Each waits there
+	// behind others, up to TargetLatency of them, so with one alone the floor would be out of reach.
 	maxBackground = 8
 )
 
