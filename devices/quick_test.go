@@ -86,6 +86,7 @@ func TestHangOnMemoryDelaysOthersByItsTimeout(t *testing.T) {
 		for range 100 {
 			require.NoError(t, <-results)
 		}
+		synctest.Wait() // each worker that is still on its way back would take one
 		g.open.Store(false)
 		submit(3)
 		require.Len(t, g.inDisk(), 1)
