@@ -73,7 +73,8 @@ func newFlushed(t *testing.T, dir string, copies bool) *flushed {
 
 // TestBenchJournalCopies measures what the copies of the journal cost: the time of a flush of 4 KiB
 // and of 1 MiB of new data on the same disks with and without them, in turn, and the bytes written to
-// them beside the bytes ingested.
+// them beside the bytes of data, once all is settled. The goal is for data that is taken in; what is written
+// over has the record of its whole chunk written anew for each commit.
 func TestBenchJournalCopies(t *testing.T) {
 	dir := t.TempDir()
 	with, without := newFlushed(t, filepath.Join(dir, "with"), true), newFlushed(t, filepath.Join(dir, "without"), false)
@@ -103,35 +104,36 @@ func TestBenchJournalCopies(t *testing.T) {
 			Ratio: float64(a[0]) / float64(b[0]), Against: "without copies of the journal", Goal: 1.3, AtMost: true,
 			More: map[string]float64{"p99 ms": milliseconds(a[1]), "p99 ms without": milliseconds(b[1])}})
 	}
-	// written waits until all copies have what was committed.
+	// written waits until all copies have all that there is to commit.
 	written := func() journal.CopiesStatus {
+		require.NoError(t, with.volume.Flush(context.Background()))
 		seq := with.store.State().Seq
 		require.Eventually(t, func() bool {
 			return !slices.ContainsFunc(with.store.Copies().Copies, func(c journal.CopyStatus) bool { return c.Seq < seq })
 		}, 10*time.Second, time.Millisecond)
 		return with.store.Copies()
 	}
-	amplification := func(what string, n, size int, next func() int64) {
-		before, bytes := written(), with.store.Stats().Bytes
+	amplification := func(what string, goal float64, n, size int, next func() int64) {
+		before := written()
+		bytes := with.store.Stats().Bytes
 		for range n {
 			require.NoError(t, with.export.WriteAt(context.Background(), data[:size], next(), false))
 		}
-		require.NoError(t, with.export.Sync(context.Background()))
-		bytes = with.store.Stats().Bytes - bytes
 		after := written()
+		bytes = with.store.Stats().Bytes - bytes
 		of := func(bytes int64) float64 { return 100 * float64(bytes) / float64(n*size) }
 		ahead := after.Ahead - before.Ahead
 		report(figure{Bench: "journal", What: what + ", written to 3 copies of the journal", Value: of(after.Written - before.Written - ahead), Unit: "% of the data",
-			Goal: 0.5, AtMost: true, More: map[string]float64{"% committed": of(int64(bytes)), "% zeros, until it has gone round": of(ahead)}})
+			Goal: goal, AtMost: true, More: map[string]float64{"% committed": of(int64(bytes)), "% zeros, until it has gone round": of(ahead)}})
 	}
 	next := func() int64 {
 		at += mib
 		return at - mib
 	}
 	end := at
-	amplification("384 MiB written by whole chunks", 384, mib, next)
+	amplification("384 MiB written by whole chunks", 0.5, 384, mib, next)
 	rng := rand.New(rand.NewPCG(1, 1))
-	amplification("64 MiB written over by 4 KiB at random", 64<<8, 4096, func() int64 { return rng.Int64N((at-end)>>12)<<12 + end })
+	amplification("64 MiB written over by 4 KiB at random", 0, 64<<8, 4096, func() int64 { return rng.Int64N((at-end)>>12)<<12 + end })
 }
 
 func quantiles(d []time.Duration) [2]time.Duration {
