@@ -7,7 +7,7 @@ set -euo pipefail
 declare -A package=(
   [gcc]=gcc [fio]=fio [qemu-img]=qemu-utils [qemu-io]=qemu-utils [qemu-nbd]=qemu-utils
   [nbdkit]=nbdkit [nbdinfo]=libnbd-bin [nbdcopy]=libnbd-bin [nbd-client]=nbd-client
-  [mkfs.btrfs]=btrfs-progs [mkfs.ext4]=e2fsprogs [losetup]=mount [git]=git
+  [mkfs.btrfs]=btrfs-progs [mkfs.ext4]=e2fsprogs [mkfs.xfs]=xfsprogs [losetup]=mount [git]=git
   [fusermount3]=fuse3 [setfacl]=acl [getfattr]=attr [rsync]=rsync [restic]=restic [borg]=borgbackup
   [sqlite3]=sqlite3 [stress-ng]=stress-ng [setpriv]=util-linux [tar]=tar [diff]=diffutils
 )

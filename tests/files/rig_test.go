@@ -35,9 +35,15 @@ type rig struct {
 func mount(t *testing.T, copies int, args ...string) *rig {
 	t.Helper()
 	harness.NeedRoot(t)
-	r := &rig{T: t, env: harness.New(t), dir: harness.MountPoint(t)}
+	return mountOn(t, harness.New(t), []string{harness.SparseRAM(t, 2<<30), harness.SparseRAM(t, 3<<30), harness.SparseRAM(t, 2<<30)}, copies, args...)
+}
+
+// mountOn is mount on disks that there are.
+func mountOn(t *testing.T, env *harness.Env, disks []string, copies int, args ...string) *rig {
+	t.Helper()
+	r := &rig{T: t, env: env, dir: harness.MountPoint(t)}
 	r.tmp = filepath.Dir(harness.MountPoint(t))
-	r.env.Must("create", "v", harness.SparseRAM(t, 2<<30), harness.SparseRAM(t, 3<<30), harness.SparseRAM(t, 2<<30), "--copies", fmt.Sprint(copies))
+	r.env.Must(append([]string{"create", "v", "--copies", fmt.Sprint(copies)}, disks...)...)
 	r.d = r.env.Serve("v", append([]string{"--mount", r.dir}, args...)...)
 	t.Cleanup(r.finish)
 	return r

@@ -5,7 +5,8 @@
 // throttle of ours is left behind. [New] gives a test its own state and run directories and
 // [Env.Serve] a daemon that is ready. [NewLoop] makes a block device over a sparse file, and
 // [Loop.Throttle] limits its speed. [NewSick] makes one that turns slow, stalls, hangs, fails, vanishes
-// and returns when told to.
+// and returns when told to. [NewMachine] makes several that lose their power at once, and with it what
+// chance wants of what they had not flushed.
 //
 // What a test made ends with the test, and with the test process however that dies: loop devices
 // detach with the last descriptor, and daemons get a signal when their parent is gone.

@@ -1,9 +1,11 @@
 package harness
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -127,6 +129,64 @@ func TestSickDisk(t *testing.T) {
 		_, err = again.ReadAt(p, 1<<20)
 		require.NoError(t, err)
 		require.Equal(t, "ballast", string(p[:7]))
+	})
+	require.Empty(t, leftBehind())
+}
+
+// TestPowerCut: what was flushed is there after it, and of what was not any part may be missing.
+func TestPowerCut(t *testing.T) {
+	t.Run("inside", func(t *testing.T) {
+		m := NewMachine(t, "ext4", 8<<20)
+		disk := m.Disks[0]
+		dev, err := os.OpenFile(disk.Path, os.O_RDWR|syscall.O_DIRECT, 0)
+		require.NoError(t, err)
+		defer dev.Close()
+		write := func(off int64, with byte) {
+			p := aligned(8192)
+			for i := range p {
+				p[i] = with
+			}
+			_, err := dev.WriteAt(p, off)
+			require.NoError(t, err)
+		}
+		found := map[string]bool{} // what stood where nothing was flushed
+		for seed := range uint64(60) {
+			write(0, 1)
+			require.NoError(t, dev.Sync())
+			write(0, 2)
+			write(1<<20, 2)
+			require.NoError(t, os.WriteFile(filepath.Join(m.Env.State+".synced"), []byte("ballast"), 0o600))
+			require.NoError(t, exec.Command("sync", "-f", m.Env.State+".synced").Run())
+			require.NoError(t, disk.tell(order{Cut: &seed}))
+			require.NoError(t, disk.forget())
+			p := aligned(8192)
+			_, err = dev.ReadAt(p, 0)
+			require.NoError(t, err)
+			for i := 0; i < len(p); i += 512 {
+				require.Contains(t, []byte{1, 2}, p[i], "seed %d", seed)
+				require.Equal(t, strings.Repeat(string(p[i]), 512), string(p[i:i+512]), "seed %d", seed)
+			}
+			mixed := strings.Count(string(p), "\x02") / 512
+			switch {
+			case mixed%8 > 0:
+				found["sectors"] = true
+			case mixed == 8:
+				found["blocks"] = true
+			case mixed == 16:
+				found["new"] = true
+			default:
+				found["old"] = true
+			}
+		}
+		require.Subset(t, slices.Collect(maps.Keys(found)), []string{"old", "new", "sectors", "blocks"})
+
+		seed := uint64(0)
+		require.NoError(t, syscall.Unmount(m.dir, 0))
+		require.NoError(t, m.system.tell(order{Cut: &seed}))
+		m.start()
+		content, err := os.ReadFile(m.Env.State + ".synced")
+		require.NoError(t, err)
+		require.Equal(t, "ballast", string(content))
 	})
 	require.Empty(t, leftBehind())
 }

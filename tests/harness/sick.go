@@ -35,6 +35,14 @@ type Illness struct {
 	Flush time.Duration // what a flush takes besides
 	// FailReads are ranges of 4 KiB that cannot be read.
 	FailReads []int64
+	// Cache keeps what is written until the next flush, so that [Sick.Cut] may lose it.
+	Cache bool
+}
+
+// order is what a disk is told: what is wrong with it from now on, or that its power fails.
+type order struct {
+	Illness
+	Cut *uint64 // the seed of what is lost
 }
 
 // Sick is a block device that falls ill when told to: a loop device over the only file of a FUSE file
@@ -85,27 +93,35 @@ func (s *Sick) serve() {
 		s.t.Fatal(err)
 	}
 	s.say, s.hear = say, bufio.NewScanner(hear)
-	s.answer()
+	if err := s.answer(); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
-func (s *Sick) answer() {
-	s.t.Helper()
+func (s *Sick) answer() error {
 	if !s.hear.Scan() || s.hear.Text() != "ok" {
-		s.t.Fatalf("the sick disk's process says %q: %v", s.hear.Text(), s.hear.Err())
+		return fmt.Errorf("the sick disk's process says %q: %w", s.hear.Text(), s.hear.Err())
 	}
+	return nil
 }
 
 // Set changes what is wrong with the disk, from the next operation on; what hangs goes on.
 func (s *Sick) Set(i Illness) {
 	s.t.Helper()
-	text, err := json.Marshal(i)
+	if err := s.tell(order{Illness: i}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *Sick) tell(o order) error {
+	text, err := json.Marshal(o)
 	if err == nil {
 		_, err = s.say.Write(append(text, '\n'))
 	}
 	if err != nil {
-		s.t.Fatal(err)
+		return err
 	}
-	s.answer()
+	return s.answer()
 }
 
 // Vanish takes the disk away: everything on it is an error from now on.
@@ -158,11 +174,16 @@ func serveSick(dir, store string) error {
 	}
 	fmt.Println("ok")
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		var i Illness
-		if err := json.Unmarshal(in.Bytes(), &i); err != nil {
+		var o order
+		err := json.Unmarshal(in.Bytes(), &o)
+		if err == nil && o.Cut != nil {
+			err = d.cache.cut(d.f, *o.Cut)
+		} else if err == nil {
+			d.set(o.Illness)
+		}
+		if err != nil {
 			return err
 		}
-		d.set(i)
 		fmt.Println("ok")
 	}
 	d.set(Illness{Fail: true})
@@ -172,8 +193,9 @@ func serveSick(dir, store string) error {
 // sickDisk is the file.
 type sickDisk struct {
 	fs.Inode
-	f    *os.File
-	size int64
+	f     *os.File
+	size  int64
+	cache cache
 
 	mu      sync.Mutex
 	i       Illness
@@ -250,10 +272,7 @@ func (d *sickDisk) Read(_ context.Context, _ fs.FileHandle, p []byte, off int64)
 	if errno := d.suffer(int64(len(p))); errno != 0 {
 		return nil, errno
 	}
-	d.mu.Lock()
-	bad := d.i.FailReads
-	d.mu.Unlock()
-	for _, b := range bad {
+	for _, b := range d.illness().FailReads {
 		if b < off+int64(len(p)) && off < b+4096 {
 			return nil, syscall.EIO
 		}
@@ -266,10 +285,18 @@ func (d *sickDisk) Read(_ context.Context, _ fs.FileHandle, p []byte, off int64)
 }
 
 func (d *sickDisk) Write(_ context.Context, _ fs.FileHandle, p []byte, off int64) (uint32, syscall.Errno) {
+	i := d.illness()
 	if errno := d.suffer(int64(len(p))); errno != 0 {
+		if i.Cache && i.Hang { // it was on its way when the power failed
+			d.cache.float(p, off)
+		}
 		return 0, errno
 	}
-	n, err := d.f.WriteAt(p, off)
+	write := d.f.WriteAt
+	if i.Cache {
+		write = func(p []byte, off int64) (int, error) { return d.cache.write(d.f, p, off) }
+	}
+	n, err := write(p, off)
 	if err != nil {
 		return 0, syscall.EIO
 	}
@@ -277,9 +304,17 @@ func (d *sickDisk) Write(_ context.Context, _ fs.FileHandle, p []byte, off int64
 }
 
 func (d *sickDisk) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
+	written := d.cache.written()
+	time.Sleep(d.illness().Flush)
+	errno := d.suffer(0)
+	if errno == 0 {
+		d.cache.flushed(written)
+	}
+	return errno
+}
+
+func (d *sickDisk) illness() Illness {
 	d.mu.Lock()
-	took := d.i.Flush
-	d.mu.Unlock()
-	time.Sleep(took)
-	return d.suffer(0)
+	defer d.mu.Unlock()
+	return d.i
 }

@@ -20,6 +20,7 @@ type totals struct {
 	kills  int
 	acked  int64
 	lost   int64
+	torn   int64
 	helped int
 	starts []time.Duration
 }

@@ -183,6 +183,13 @@ func (m *model) check(p []byte, block int, since int64, before []version) error 
 	return fmt.Errorf("block %d reads as %s; it may be %s", block, describe(p), m.allowedLocked(block))
 }
 
+// open tells whether a block may have more than one content.
+func (m *model) open(block int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.blocks[block]) > 1
+}
+
 // reading notes that a read of blocks begins.
 func (m *model) reading(first, n int) (since int64, before [][]version) {
 	m.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +30,7 @@ type shape struct {
 	size   int64 // of the export; 0: 64 MiB
 	disks  int   // 0: three
 	serve  []string
+	tears  bool // a disk may tear a block that it was writing when its power failed
 }
 
 // rig is a volume v on two or three unequal disks, with an export e that a model knows, and its daemon.
@@ -43,6 +45,7 @@ type rig struct {
 	starts []time.Duration
 	helped int   // starts that failed
 	lost   int64 // bytes that were flushed and are not there, or differ from read to read
+	torn   atomic.Int64
 }
 
 var diskSizes = []int64{100 << 20, 200 << 20, 300 << 20}
@@ -195,10 +198,16 @@ func (r *rig) verify() bool {
 
 // compare reads a piece twice.
 func (r *rig) compare(p, q []byte, off int64, c []client) (errs []error) {
-	if err := c[0].Read(p, off); err != nil {
+	err := c[0].Read(p, off)
+	if r.shape.tears && nbdclient.ErrnoOf(err) == wire.EIO {
+		if err = r.rewriteTorn(c[0], off, len(p)); err == nil {
+			err = c[0].Read(p, off)
+		}
+	}
+	if err != nil {
 		return []error{err}
 	}
-	err := c[1].Read(q, off)
+	err = c[1].Read(q, off)
 	if err != nil && !errors.Is(err, nbdclient.ErrLost) {
 		return []error{err}
 	}
@@ -215,6 +224,28 @@ func (r *rig) compare(p, q []byte, off int64, c []client) (errs []error) {
 		return []error{err}
 	}
 	return errs
+}
+
+// rewriteTorn writes zeros where blocks cannot be read. It must be such that were being written: a flushed
+// one is never torn.
+func (r *rig) rewriteTorn(c client, off int64, size int) error {
+	p := make([]byte, blockSize)
+	for end := off + int64(size); off < end; off += blockSize {
+		err := c.Read(p, off)
+		if err == nil {
+			continue
+		}
+		if nbdclient.ErrnoOf(err) != wire.EIO || !r.m.open(int(off/blockSize)) {
+			return err
+		}
+		r.torn.Add(1)
+		clear(p)
+		if err := c.Write(p, off, nbdclient.FUA); err != nil {
+			return err
+		}
+		r.m.begin(int(off/blockSize), []content{zeroContent}).durable()
+	}
+	return nil
 }
 
 // checked is what ballast check says.
