@@ -24,6 +24,7 @@ const (
 	maxScore      = 30 // with 40 a device that is well again stays out for 45 s, with this as long as backCalm
 	backScore     = 4
 	backCalm      = 30 * time.Second // without a bad second before a device is back
+	firstCalm     = 8 * time.Second  // the same when it sits out for the first time within condemnWithin
 	condemnAfter  = 10 * time.Minute // of sitting out, still bad: its data is moved away
 	condemnCount  = 6                // or so many times of sitting out within
 	condemnWithin = time.Hour
@@ -107,14 +108,23 @@ func (h *Health) Step(now, second time.Duration, v Vitals, allowed bool) HealthV
 	case !h.Slow && h.Score >= SlowScore && allowed:
 		h.enter(now)
 		return HealthSlow
-	case h.Slow && h.Score <= backScore && h.calm >= backCalm:
-		h.Slow = false
+	case h.Slow && h.isWell():
+		h.Slow, h.Score = false, min(h.Score, backScore)
 		return HealthBack
 	case h.Slow && (now-h.Since >= condemnAfter && h.Score >= SlowScore || len(h.entries) >= condemnCount):
 		h.entries = nil
 		return HealthCondemn
 	}
 	return HealthSame
+}
+
+// isWell tells whether a device that sits out may be back. The first time it soon is: most that are slow
+// once are not slow again, and while it is away others do its work. One that comes and goes has to show more.
+func (h *Health) isWell() bool {
+	if len(h.entries) == 1 {
+		return h.calm >= firstCalm
+	}
+	return h.calm >= backCalm && h.Score <= backScore
 }
 
 // enter notes that the device begins to sit out, for whatever reason.

@@ -54,7 +54,8 @@ type job struct {
 type result struct {
 	bytesPerSecond float64
 	iops           float64
-	p99            float64 // seconds
+	p99, p999      float64 // seconds
+	p50            float64
 	cpu            float64 // of fio, in cores
 }
 
@@ -119,7 +120,8 @@ func (j job) run(t testing.TB) result {
 	if dir.IOBytes == 0 {
 		dir = p.Write
 	}
-	r := result{bytesPerSecond: dir.BW, iops: dir.IOPS, p99: dir.Clat.Percentile["99.000000"] / 1e9, cpu: (p.UsrCPU + p.SysCPU) / 100}
+	r := result{bytesPerSecond: dir.BW, iops: dir.IOPS, p50: dir.Clat.Percentile["50.000000"] / 1e9, p99: dir.Clat.Percentile["99.000000"] / 1e9,
+		p999: dir.Clat.Percentile["99.900000"] / 1e9, cpu: (p.UsrCPU + p.SysCPU) / 100}
 	if j.readShare > 0 {
 		r.bytesPerSecond += p.Write.BW
 	}
