@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -41,9 +42,7 @@ func TestTorturePowerCuts(t *testing.T) {
 			t.Run(fmt.Sprintf("%s,copies=%d", fs, copies), func(t *testing.T) { cutLoop(t, fs, copies, &all) })
 		}
 	}
-	if len(all.starts) > 0 {
-		fmt.Printf("power cuts: %s, torn blocks told as errors %d\n", strings.TrimPrefix(all.String(), "kills "), all.torn)
-	}
+	all.print("power cuts")
 	require.Zero(t, all.lost)
 	require.Zero(t, all.helped)
 }
@@ -57,7 +56,7 @@ func cutLoop(t *testing.T, fs string, copies int, all *totals) {
 		}
 	}
 	rng := newRand(t)
-	m := harness.NewMachine(t, fs, 100<<20, 200<<20, 300<<20)
+	m := harness.NewMachine(t, fs, diskSizes...)
 	chunk := []string{"64KiB", "1MiB"}[rng.IntN(2)]
 	serve := [][]string{nil, {"--dirty-limit", "8MiB"}, {"--flush-interval", "100ms"}}[rng.IntN(3)]
 	r := newRigOn(t, m, shape{copies: copies, chunk: chunk, size: 32 << 20, serve: serve, tears: true})
@@ -93,4 +92,56 @@ func cutUnderLoad(r *rig, m *harness.Machine, rng *rand.Rand, all *totals) {
 		require.NoError(r.t, m.PowerFails(r.d))
 	})
 	m.Cut(rng)
+}
+
+// TestTorturePowerCutAndLoss takes away the state directory and one of two or three disks after a power cut.
+// What is left is imported and has all that was flushed.
+func TestTorturePowerCutAndLoss(t *testing.T) {
+	rounds := *cutsFlag
+	if rounds == 0 {
+		rounds = 1
+		if long() {
+			rounds = 30
+		}
+	}
+	var all totals
+	for disks := 2; disks <= 3; disks++ {
+		for range rounds {
+			t.Run(fmt.Sprintf("%d disks", disks), func(t *testing.T) {
+				rng := newRand(t)
+				m := harness.NewMachine(t, "ext4", diskSizes[:disks]...)
+				r := newRigOn(t, m, shape{copies: 2, chunk: "1MiB", size: 32 << 20, tears: true})
+				r.start()
+				cutUnderLoad(r, m, rng, &all)
+				require.NoError(t, os.RemoveAll(m.Env.State))
+				lost := rng.IntN(disks)
+				m.Disks[lost].Vanish()
+				left := []string{"import"}
+				for i, d := range m.Disks {
+					if i != lost {
+						left = append(left, d.Path)
+					}
+				}
+				r.env.Must(left...)
+				r.start()
+				require.True(t, r.verify())
+				r.stop()
+				all.kills++
+				all.lost += r.lost
+				all.helped += r.helped
+				all.torn += r.torn.Load()
+				all.starts = append(all.starts, r.starts...)
+			})
+		}
+	}
+	all.print("power cuts with the journal and a disk lost")
+	require.Zero(t, all.lost)
+	require.Zero(t, all.helped)
+}
+
+// print says how the power cuts went.
+func (s *totals) print(what string) {
+	if len(s.starts) > 0 {
+		fmt.Printf("%s: %s, torn blocks told as errors %d\n", what, strings.TrimPrefix(s.String(), "kills "), s.torn)
+	}
 }
