@@ -71,7 +71,8 @@
 // Intents carry sums, and not only regions as in other mirrors' write-intent logs, because the
 // journal keeps the sums apart from the data: an overwrite in place changes both, and a crash
 // between would look like rot. Knowing the new sum beforehand, recovery can tell old, new and
-// torn apart, per block and per copy, with one commit per batch of overwrites.
+// torn apart, per block and per copy, with one commit per batch of overwrites. A block that is torn on every
+// copy cannot be read until it is written again; a file's last one is made what it was (tail.go).
 //
 // # How data moves
 //

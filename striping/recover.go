@@ -160,7 +160,7 @@ func (v *Volume) recoverChunk(ctx context.Context, key chunkKey, in *journal.Int
 	if c.slot == 0 || in.Base != c.version {
 		return v.j.Commit(ctx, b) // from before the record that stands
 	}
-	r := &recovery{v: v, vw: c.viewLocked(), sums: slices.Clone(c.sums), versions: map[int][]journal.Candidate{}}
+	r := &recovery{v: v, vw: c.viewLocked(), sums: slices.Clone(c.sums), size: -1, versions: map[int][]journal.Candidate{}}
 	r.seed = sumSeed(v.info.UUID, key.object, key.index, r.vw.gen)
 	for _, cand := range in.Candidates {
 		if int(cand.Block) < c.slot && c.written.has(int(cand.Block)) {
@@ -194,6 +194,7 @@ type recovery struct {
 	seed     uint64
 	versions map[int][]journal.Candidate // by block, oldest first
 	sums     []uint32                    // as they are after it
+	size     int64                       // of the file; -1: not looked up
 
 	keep  []journal.Candidate // versions of blocks that are left open, or behind on a copy
 	open  []int               // blocks of which no copy that was looked at holds any version
@@ -293,9 +294,10 @@ func (c *recoveredCopy) release() {
 func (c *recoveredCopy) bytes(i int) []byte { return c.blocks[i].mem[c.offs[i] : c.offs[i]+blockSize] }
 
 // settleBlock finds the newest version of a block, the i-th of the run, that some copy holds whole,
-// and makes the other copies equal. When no copy holds any version whole (each was torn), the newest
-// sum stays: reads then fail until the block is written again. When a copy could not be looked at
-// instead, the decision waits for it. What cannot be made equal now is left to the next recovery.
+// and makes the other copies equal. When no copy holds any version whole (each was torn), and it is no
+// file's last block (tail.go), the newest sum stays: reads then fail until the block is written again.
+// When a copy could not be looked at instead, the decision waits for it. What cannot be made equal now is
+// left to the next recovery.
 func (r *recovery) settleBlock(block, i int, copies []recoveredCopy) {
 	sums := []uint32{r.sums[block]}
 	for _, cand := range r.versions[block] {
@@ -305,7 +307,7 @@ func (r *recovery) settleBlock(block, i int, copies []recoveredCopy) {
 		sums = append(sums, cand.Sum)
 	}
 	held := make([]uint32, len(copies))
-	best, from := -1, -1
+	best, source := -1, blockSource{}
 	unseen, behind := false, false
 	for at := range copies {
 		c := &copies[at]
@@ -316,7 +318,12 @@ func (r *recovery) settleBlock(block, i int, copies []recoveredCopy) {
 		}
 		held[at] = blockSum(r.seed, block, c.bytes(i))
 		if n := lastIndex(sums, held[at]); n > best {
-			best, from = n, at
+			best, source = n, blockSource{c.blocks[i], c.offs[i]}
+		}
+	}
+	if best < 0 && !unseen {
+		if best, source = r.tailOf(block, i, copies, sums); best >= 0 {
+			defer source.buf.Release()
 		}
 	}
 	switch {
@@ -339,7 +346,7 @@ func (r *recovery) settleBlock(block, i int, copies []recoveredCopy) {
 			behind = true
 			continue
 		}
-		if err := r.v.writeBlock(c.m, r.vw.places[c.at].off, block, copies[from].blocks[i], copies[from].offs[i]); err != nil {
+		if err := r.v.writeBlock(c.m, r.vw.places[c.at].off, block, source.buf, source.off); err != nil {
 			r.v.deviceError(c.m.id, err)
 			behind = true // the block fails its check there until it is healed
 			continue
