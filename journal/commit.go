@@ -129,6 +129,8 @@ func (s *Store) commitGroup(group []*pending) {
 		g.txn.Discard()
 		if err != nil {
 			s.die(err)
+		} else if len(g.taken) > 0 {
+			s.show(s.newView())
 		}
 		s.noteSpace()
 		s.mu.Lock()

@@ -345,13 +345,12 @@ func (s *Store) CopySize() (int64, error) {
 
 // scanAll calls fn for all records that count.
 func (s *Store) scanAll(fn func(key Key, value []byte) error) error {
-	if err := s.enter(); err != nil {
+	view, err := s.enter()
+	if err != nil {
 		return err
 	}
-	defer s.leave()
-	txn := s.db.NewTransaction(false)
-	defer txn.Discard()
-	return iterate(txn, nil, nil, nil, func(key Key, value []byte) error {
+	defer s.leave(view)
+	return iterate(view.txn, nil, nil, nil, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}

@@ -117,7 +117,8 @@
 // # Concurrency
 //
 // Store is safe for concurrent use. One goroutine commits; while it waits for the disk, callers
-// queue, and all that queued share the next transaction and so its one flush. Store's lock is
+// queue, and all that queued share the next transaction and so its one flush. Readers see what the last
+// commit has left, and wait for none. Store's lock is
 // never held during I/O. Commit takes from a fraction of a millisecond to, in the worst case, the
 // time of a compaction (hundreds of milliseconds): hold no lock across it that a reader needs. The
 // queue is bounded by the number of callers, each of which waits for its batch. Close commits what

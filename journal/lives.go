@@ -159,10 +159,11 @@ func ownRecord(txn *badger.Txn, key Key) ([]byte, error) {
 
 // Lives returns the openings of this journal, the newest last, at most 64.
 func (s *Store) Lives() ([]Life, error) {
-	if err := s.enter(); err != nil {
+	view, err := s.enter()
+	if err != nil {
 		return nil, err
 	}
-	defer s.leave()
+	defer s.leave(view)
 	ls, err := s.readLives()
 	names := make([]Life, len(ls))
 	for i, l := range ls {

@@ -12,29 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// enter lets a reader in, and leave out; Close waits for those inside.
-func (s *Store) enter() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return ErrClosed
-	}
-	if s.damaged != nil {
-		return s.damaged
-	}
-	s.readers++
-	return nil
-}
-
-func (s *Store) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.readers--
-	if s.readers == 0 && s.closed {
-		close(s.idle)
-	}
-}
-
 // Get is as in Journal.
 func (s *Store) Get(key Key) ([]byte, error) {
 	var v []byte
@@ -52,13 +29,12 @@ func (s *Store) GetAppend(dst []byte, key Key) ([]byte, error) {
 }
 
 func (s *Store) get(key Key, use func([]byte)) error {
-	if err := s.enter(); err != nil {
+	view, err := s.enter()
+	if err != nil {
 		return err
 	}
-	defer s.leave()
-	txn := s.db.NewTransaction(false)
-	defer txn.Discard()
-	item, err := txn.Get(key[:])
+	defer s.leave(view)
+	item, err := view.txn.Get(key[:])
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return ErrNotFound
 	}
@@ -81,13 +57,12 @@ func (s *Store) Scan(space Space, fn func(key Key, value []byte) error) error {
 
 // ScanFrom is as in Journal.
 func (s *Store) ScanFrom(from Key, fn func(key Key, value []byte) error) error {
-	if err := s.enter(); err != nil {
+	view, err := s.enter()
+	if err != nil {
 		return err
 	}
-	defer s.leave()
-	txn := s.db.NewTransaction(false)
-	defer txn.Discard()
-	return iterate(txn, from[:1], from[:], nil, fn)
+	defer s.leave(view)
+	return iterate(view.txn, from[:1], from[:], nil, fn)
 }
 
 // iterate calls fn for the records that begin with prefix, from one on and before another (nil: no
@@ -115,10 +90,11 @@ func iterate(txn *badger.Txn, prefix, from []byte, before *Key, fn func(key Key,
 // Verify reads all records as they are at one moment and compares their checksums, number and
 // digest with what the journal has noted.
 func (s *Store) Verify() (State, error) {
-	if err := s.enter(); err != nil {
+	view, err := s.enter()
+	if err != nil {
 		return State{}, err
 	}
-	defer s.leave()
+	defer s.leave(view)
 	return s.verify()
 }
 
@@ -221,10 +197,11 @@ func (s *Store) cuts() (cuts []Key) {
 // Cuts returns keys, by ascending key, that part the records of a space into ranges of some MiB each,
 // so that several can be read at once.
 func (s *Store) Cuts(space Space) ([]Key, error) {
-	if err := s.enter(); err != nil {
+	view, err := s.enter()
+	if err != nil {
 		return nil, err
 	}
-	defer s.leave()
+	defer s.leave(view)
 	return slices.DeleteFunc(s.cuts(), func(k Key) bool { return k.Space() != space }), nil
 }
 

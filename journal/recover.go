@@ -269,6 +269,7 @@ func (s *Store) applyUnit(u *unit) error {
 	if err := g.write(); err != nil {
 		return err
 	}
+	s.show(s.newView())
 	s.mu.Lock()
 	s.state = g.after
 	s.mu.Unlock()

@@ -82,6 +82,7 @@ type Store struct {
 	damaged error // why reads do
 	closed  bool
 	readers int // inside Get, Scan or Verify
+	view    *view
 	stats   Stats
 	copies  *keeper // nil: none are kept
 }
@@ -307,6 +308,7 @@ func (s *Store) start(opts Options, verified *State) error {
 	}
 	s.noteSpace()
 	s.warnOfFileSystem()
+	s.show(s.newView())
 	go s.commitLoop() // ends by Close, which waits for it
 	return nil
 }
@@ -362,6 +364,7 @@ func (s *Store) Close() error {
 // shut closes Badger and gives the lock back.
 func (s *Store) shut() error {
 	s.wire.trip.Store(nil)
+	s.show(nil)
 	done := make(chan error, 1)
 	go func() { done <- errors.Join(s.db.Close(), s.lock.Close()) }() // ends with Badger's Close
 	s.mu.Lock()
