@@ -127,6 +127,7 @@ func (s *Store) commitGroup(group []*pending) {
 		g := newGroupTxn(s, before)
 		err := g.run(group)
 		g.txn.Discard()
+		s.shedder.used(g.ops)
 		if err != nil {
 			s.die(err)
 		} else if len(g.taken) > 0 {

@@ -95,6 +95,7 @@ func (s *Store) live(quit <-chan struct{}) (n int64, err error) {
 	it := txn.NewIterator(badger.IteratorOptions{})
 	defer it.Close()
 	for it.Rewind(); it.Valid(); it.Next() {
+		s.shedder.used(1)
 		select {
 		case <-quit:
 			return 0, ErrClosed

@@ -247,7 +247,7 @@ func (k *keeper) make(c *copyRing, txn *badger.Txn, state State) error {
 		return err
 	}
 	var payload []byte
-	err := iterate(txn, nil, nil, nil, func(key Key, value []byte) error {
+	err := k.s.iterate(txn, nil, nil, nil, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}
@@ -350,7 +350,7 @@ func (s *Store) scanAll(fn func(key Key, value []byte) error) error {
 		return err
 	}
 	defer s.leave(view)
-	return iterate(view.txn, nil, nil, nil, func(key Key, value []byte) error {
+	return s.iterate(view.txn, nil, nil, nil, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}

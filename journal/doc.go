@@ -124,6 +124,16 @@
 // queue is bounded by the number of callers, each of which waits for its batch. Close commits what
 // is queued and waits for readers.
 //
+// # Memory
+//
+// Badger maps its tables, and what was read of them once stays the process's until the kernel is short of memory.
+// A store gives that back when 64 MiB have gathered (shed.go), looking after every 256 records that were read or
+// changed; nobody who reads or commits waits for it. The pages stay in the kernel's cache, so to read a record of a
+// larger store takes 10 us more, half as much again. Beside that
+// there are two or three memtables of 16 MiB, and while tables are compacted up to 26 of these in the making, each in
+// twice its size: 4 MiB in a store of a few GiB. A store of 100 GiB has some 7,000 tables, each a mapping and a
+// file descriptor.
+//
 // # Failures
 //
 // Not final: [ErrFull], [ErrTooBig] and the context's error (nothing was committed), and

@@ -158,3 +158,60 @@ func SetPlacementsMax(n int64) (undo func()) {
 	placementsMax = n
 	return func() { placementsMax = was }
 }
+
+// Shed gives back the memory of the tables, and returns of how many.
+func (s *Store) Shed() (int, error) { return s.shed() }
+
+// SetShedListed has fn called where a table may go that was seen.
+func (s *Store) SetShedListed(fn func()) {
+	s.shedder.mu.Lock()
+	defer s.shedder.mu.Unlock()
+	s.shedder.listed = fn
+}
+
+// HoldTables keeps tables mapped until release is called.
+func (s *Store) HoldTables() (held []badger.TableInfo, release func()) {
+	txn := s.db.NewTransaction(false)
+	held, closeIt := s.holdTables(txn)
+	return held, func() {
+		closeIt()
+		txn.Discard()
+	}
+}
+
+// MappedTables returns where tables are mapped.
+func (s *Store) MappedTables(held []badger.TableInfo) (map[uint64][2]uintptr, error) {
+	at, err := s.mappedTables(held)
+	addresses := map[uint64][2]uintptr{}
+	for id, r := range at {
+		addresses[id] = [2]uintptr{r.start, r.end}
+	}
+	return addresses, err
+}
+
+// ParseMapping parses a line of /proc/PID/maps; zero: it names no file.
+func ParseMapping(line string) (start, end uintptr, path string) {
+	r, path, _ := parseMapping(line)
+	return r.start, r.end, path
+}
+
+// TableIDs returns the numbers of the tables.
+func (s *Store) TableIDs() (ids []uint64) {
+	for _, t := range s.db.Tables() {
+		ids = append(ids, t.ID)
+	}
+	return ids
+}
+
+// SetShedBudget changes how much may be resident, and returns what undoes that. Call it while no store is open.
+func SetShedBudget(n int64) (undo func()) {
+	was := shedBudget
+	shedBudget = n
+	return func() { shedBudget = was }
+}
+
+// BlocksOf returns where the blocks are of a table that is mapped from start to end.
+func BlocksOf(start, end uintptr, index int) (uintptr, uintptr) {
+	r := region{start, end}.blocks(index)
+	return r.start, r.end
+}

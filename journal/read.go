@@ -34,6 +34,7 @@ func (s *Store) get(key Key, use func([]byte)) error {
 		return err
 	}
 	defer s.leave(view)
+	s.shedder.used(1)
 	item, err := view.txn.Get(key[:])
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return ErrNotFound
@@ -62,15 +63,21 @@ func (s *Store) ScanFrom(from Key, fn func(key Key, value []byte) error) error {
 		return err
 	}
 	defer s.leave(view)
-	return iterate(view.txn, from[:1], from[:], nil, fn)
+	return s.iterate(view.txn, from[:1], from[:], nil, fn)
 }
 
 // iterate calls fn for the records that begin with prefix, from one on and before another (nil: no
 // end), in key order.
-func iterate(txn *badger.Txn, prefix, from []byte, before *Key, fn func(key Key, value []byte) error) error {
+func (s *Store) iterate(txn *badger.Txn, prefix, from []byte, before *Key, fn func(key Key, value []byte) error) error {
 	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix})
 	defer it.Close()
+	n := 0
+	defer func() { s.shedder.used(n) }()
 	for it.Seek(from); it.Valid(); it.Next() {
+		if n++; n == shedUses {
+			s.shedder.used(n)
+			n = 0
+		}
 		item := it.Item()
 		var key Key
 		if len(item.Key()) != len(key) {
@@ -129,7 +136,7 @@ func (s *Store) verify() (State, error) {
 	found := State{Seq: m.Seq}
 	var mu sync.Mutex
 	err = s.iterateParts(txn, func(from []byte, before *Key) error {
-		part, err := verifyPart(txn, from, before)
+		part, err := s.verifyPart(txn, from, before)
 		mu.Lock()
 		defer mu.Unlock()
 		found.Count += part.Count
@@ -143,9 +150,9 @@ func (s *Store) verify() (State, error) {
 }
 
 // verifyPart checks the records of a range of keys and sums them up.
-func verifyPart(txn *badger.Txn, from []byte, before *Key) (found State, err error) {
+func (s *Store) verifyPart(txn *badger.Txn, from []byte, before *Key) (found State, err error) {
 	var check recordChecker
-	err = iterate(txn, nil, from, before, func(key Key, value []byte) error {
+	err = s.iterate(txn, nil, from, before, func(key Key, value []byte) error {
 		if key.Space() == SpaceReserve {
 			return nil
 		}

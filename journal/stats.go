@@ -22,6 +22,8 @@ type Stats struct {
 	GroupMax int
 	Sizes    [18]uint64
 
+	Sheds uint64 // how often the memory of the tables was given back
+
 	DiskBytes    int64 // that the store takes, at most some seconds old
 	FreeBytes    int64 // of its file system, as of the last commit
 	BallastBytes int64 // reserved to escape a full file system

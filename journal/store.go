@@ -72,6 +72,8 @@ type Store struct {
 	recovery   Recovery
 	placements atomic.Pointer[Placements] // nil: not known, taken, or no longer true
 
+	shedder shedder
+
 	// commit replaces (*badger.Txn).Commit in tests.
 	commit func(*badger.Txn) error
 
@@ -226,7 +228,7 @@ func newStore(dir string, uuid [16]byte, log *slog.Logger) *Store {
 		dir: dir, uuid: uuid, log: log, wire: &tripwire{log: log},
 		kick: make(chan struct{}, 1), stopped: make(chan struct{}), idle: make(chan struct{}), spoiled: make(chan struct{}),
 		space:  space{dir: dir, name: badgerName, statfs: unix.Statfs},
-		commit: (*badger.Txn).Commit,
+		commit: (*badger.Txn).Commit, shedder: newShedder(),
 	}
 }
 
@@ -310,6 +312,7 @@ func (s *Store) start(opts Options, verified *State) error {
 	s.warnOfFileSystem()
 	s.show(s.newView())
 	go s.commitLoop() // ends by Close, which waits for it
+	go s.shedLoop()   // so does this
 	return nil
 }
 
@@ -352,8 +355,10 @@ func (s *Store) Close() error {
 	}
 	s.mu.Unlock()
 	s.wake()
+	close(s.shedder.quit)
 	<-s.stopped
 	<-s.idle
+	<-s.shedder.done
 	if k := s.keeper(); k != nil && !k.close() {
 		// A device hangs while the store is read for it: the end of the process has to close it.
 		return fmt.Errorf("store in %s is left open: %w", s.dir, ErrBusy)
