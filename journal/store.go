@@ -91,6 +91,10 @@ type Store struct {
 
 var _ Journal = (*Store)(nil)
 
+// baseTable is the size of the smallest tables; each level's are twice those above. A compaction has up to 13
+// in the making while the disk is slow to take them, each in memory of twice its size.
+const baseTable = 1 << 20
+
 // badgerOptions are those under which Badger keeps what it promised; changing one needs the crash
 // tests again.
 func badgerOptions(dir string, wire *tripwire) badger.Options {
@@ -100,6 +104,7 @@ func badgerOptions(dir string, wire *tripwire) badger.Options {
 		WithValueLogFileSize(1 << 20). // unused: all values are below the threshold
 		WithCompression(options.None).WithBlockCacheSize(0).WithIndexCacheSize(0).
 		WithChecksumVerificationMode(options.OnTableRead). // the others lose keys silently, or crash
+		WithBaseTableSize(baseTable).
 		WithNumCompactors(2).WithCompactL0OnClose(false).WithNumVersionsToKeep(1).
 		WithDetectConflicts(false). // one committer
 		WithMetricsEnabled(false).
