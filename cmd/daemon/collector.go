@@ -35,7 +35,8 @@ func threadsFor(processors int) int {
 
 // The heap of the daemon is small, for buffers are no part of it, and what it allocates for each
 // request is garbage soon after. By the collector's own measure, which lets the heap grow to twice of what
-// is in use, it would run many times a second. So it may always grow by collectorRoom.
+// is in use, it would run many times a second. So it may always grow by collectorRoom, and by no more than that or
+// a quarter: what compactions of the journal use for a moment is large, and has no pointers to follow.
 const (
 	collectorRoom = 64 << 20 // bytes
 	collectorLook = time.Second
@@ -43,7 +44,7 @@ const (
 
 // collectorPercent is how much the heap may grow, in percent of what is in use.
 func collectorPercent(used int64) int {
-	const least = 100 // the collector's own
+	const least = 25
 	return int(max(least, 100*collectorRoom/max(used, 4<<20)))
 }
 

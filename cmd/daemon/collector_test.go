@@ -17,7 +17,7 @@ func TestThreadsOfFewProcessors(t *testing.T) {
 }
 
 func TestCollectorHasRoom(t *testing.T) {
-	for used, percent := range map[int64]int{0: 1600, 8 << 20: 800, 64 << 20: 100, 1 << 30: 100} {
+	for used, percent := range map[int64]int{0: 1600, 8 << 20: 800, 64 << 20: 100, 128 << 20: 50, 1 << 30: 25} {
 		require.Equal(t, percent, collectorPercent(used), "%d", used)
 	}
 	was := debug.SetGCPercent(100)
