@@ -29,14 +29,16 @@ func TestBenchInodes(t *testing.T) {
 		require.NoError(t, err)
 	}
 	e, dir := harness.New(t), harness.MountPoint(t)
-	e.Must("create", "v", harness.SparseRAM(t, 5<<30))
+	// Large enough that a copy of the journal has room on it.
+	e.Must("create", "v", harness.SparseRAM(t, max(5<<30, int64(n)*50<<10)))
 	d := e.Serve("v", "--mount", dir)
 	many := filepath.Join(dir, "many")
 	require.NoError(t, os.Mkdir(many, 0o755))
 	tell := func(what string, rate float64) {
 		all, anonymous := resident(t, d.Pid)
+		most := residentMost(t, d.Pid)
 		f := figure{Bench: "inodes", What: fmt.Sprintf("%d in one directory, %s", n, what), Value: float64(all) / mib, Unit: "MiB resident",
-			Goal: 400, AtMost: true, More: map[string]float64{"MiB of its own": float64(anonymous) / mib}}
+			Goal: 400, AtMost: true, More: map[string]float64{"MiB of its own": float64(anonymous) / mib, "MiB at most": float64(most) / mib}}
 		if rate > 0 {
 			f.More["per s"] = rate
 		}

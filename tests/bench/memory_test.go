@@ -32,6 +32,19 @@ func resident(t testing.TB, pid int) (all, anonymous int64) {
 	return all, anonymous
 }
 
+// residentMost is the most memory of a process that was resident since it was asked last, or began.
+func residentMost(t testing.TB, pid int) (most int64) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(b)) {
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &most); n == 1 {
+			break
+		}
+	}
+	require.NoError(t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0))
+	return most << 10
+}
+
 // TestBenchMemory: the daemon's memory while it serves a thin export of 10 TiB with a million placed
 // chunks, one block written in each. Its caches have a fixed size and are full long before; what it
 // takes for each further chunk is the difference between a tenth of the chunks and all.
