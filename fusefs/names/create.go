@@ -162,7 +162,8 @@ func (t *Tree) place(e *edit, dir, rec *journal.Inode, xattrs []Xattr) {
 		key := journal.XattrKey(rec.Number, h)
 		e.batch.Put(key, list.Pack(key))
 	}
-	e.inodes[Ino(rec.Number)] = rec
+	t.delta.made(rec)
+	e.inodes = append(e.inodes, rec)
 	t.inodes.Add(1)
 	t.refer(Ino(rec.Number))
 }

@@ -21,6 +21,7 @@ type delta struct {
 	mu     sync.Mutex
 	live   map[journal.Key]liveValue
 	cache  cache
+	fresh  fresh
 	groups map[groupKey]*group
 	layers []*layer // oldest first; the last one is open
 	bytes  int64    // of all layers
@@ -67,7 +68,7 @@ const (
 )
 
 func newDelta(limit, cached int64) *delta {
-	d := &delta{limit: limit, live: map[journal.Key]liveValue{}, cache: newCache(cached), groups: map[groupKey]*group{}, next: 1, kick: make(chan struct{}, 1)}
+	d := &delta{limit: limit, live: map[journal.Key]liveValue{}, cache: newCache(cached), fresh: newFresh(freshNames), groups: map[groupKey]*group{}, next: 1, kick: make(chan struct{}, 1)}
 	d.openLocked()
 	return d
 }
@@ -136,6 +137,30 @@ func (d *delta) apply(b *journal.Batch, wait ...*node) uint64 {
 	return l.number
 }
 
+// made notes that the journal has no record of an inode, and none of entries in it: it is being made.
+func (d *delta) made(rec *journal.Inode) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cache.put(journal.InodeKey(rec.Number), nil)
+	if rec.Type() == journal.TypeDirectory {
+		d.fresh.add(rec.Number)
+	}
+}
+
+// unmade notes that an inode is gone.
+func (d *delta) unmade(ino Ino) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fresh.remove(uint64(ino))
+}
+
+// empty tells whether a directory has no entries; known is false if that has to be looked for.
+func (d *delta) empty(dir Ino) (empty, known bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fresh.empty(uint64(dir))
+}
+
 // setLocked puts a change into a layer that has none newer after it.
 func (d *delta) setLocked(l *layer, key journal.Key, value []byte) {
 	d.sizeLocked(l, key, value)
@@ -144,6 +169,9 @@ func (d *delta) setLocked(l *layer, key journal.Key, value []byte) {
 		d.joinLocked(key)
 	}
 	d.live[key] = liveValue{value, l}
+	if space, dir, hash := key.Parts(); space == journal.SpaceEntry {
+		d.fresh.set(dir, hash, value != nil)
+	}
 }
 
 func (d *delta) sizeLocked(l *layer, key journal.Key, value []byte) {
@@ -190,6 +218,9 @@ func (d *delta) get(key journal.Key) (value []byte, known bool, commits uint64) 
 	defer d.mu.Unlock()
 	if v, ok := d.live[key]; ok {
 		return v.value, true, 0
+	}
+	if space, dir, hash := key.Parts(); space == journal.SpaceEntry && d.fresh.lacks(dir, hash) {
+		return nil, true, 0
 	}
 	return d.committedLocked(key)
 }

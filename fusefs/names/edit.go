@@ -13,26 +13,42 @@ import (
 type edit struct {
 	t       *Tree
 	now     time.Time
-	inodes  map[Ino]*journal.Inode
-	entries map[journal.Key]journal.Entries
+	inodes  []*journal.Inode // a handful at most, so are entries
+	entries []editEntries
 	batch   journal.Batch // other records
 	waits   []*node
+
+	room struct { // for the above, of most operations
+		inodes  [2]*journal.Inode
+		entries [1]editEntries
+		ops     [4]journal.Op
+	}
+}
+
+// editEntries are the entries with one hash.
+type editEntries struct {
+	key  journal.Key
+	list journal.Entries
 }
 
 func (t *Tree) edit() *edit {
-	return &edit{t: t, now: time.Now().UTC(), inodes: map[Ino]*journal.Inode{}, entries: map[journal.Key]journal.Entries{}}
+	e := &edit{t: t, now: time.Now().UTC()}
+	e.inodes, e.entries, e.batch.Ops = e.room.inodes[:0], e.room.entries[:0], e.room.ops[:0]
+	return e
 }
 
 // inode returns a record to be changed.
 func (e *edit) inode(ino Ino) (*journal.Inode, error) {
-	if rec := e.inodes[ino]; rec != nil {
-		return rec, nil
+	for _, rec := range e.inodes {
+		if rec.Number == uint64(ino) {
+			return rec, nil
+		}
 	}
 	rec, err := e.t.inode(ino)
 	if err != nil {
 		return nil, err
 	}
-	e.inodes[ino] = &rec
+	e.inodes = append(e.inodes, &rec)
 	return &rec, nil
 }
 
@@ -53,41 +69,47 @@ func (e *edit) directory(ino Ino, removes bool) (*journal.Inode, error) {
 	return rec, nil
 }
 
-// list returns the entries that have a name's hash, to be changed.
-func (e *edit) list(dir Ino, name string) (journal.Key, journal.Entries, error) {
+// list returns the entries that have a name's hash, to be replaced.
+func (e *edit) list(dir Ino, name string) (*journal.Entries, error) {
 	hash := e.t.hash(name)
 	key := journal.EntryKey(uint64(dir), hash)
-	if list, ok := e.entries[key]; ok {
-		return key, list, nil
+	for i := range e.entries {
+		if e.entries[i].key == key {
+			return &e.entries[i].list, nil
+		}
 	}
 	list, err := e.t.entries(dir, hash)
-	return key, list, err
+	if err != nil {
+		return nil, err
+	}
+	e.entries = append(e.entries, editEntries{key, list})
+	return &e.entries[len(e.entries)-1].list, nil
 }
 
 // add gives an inode a name, which is not there.
 func (e *edit) add(dir Ino, name string, typ uint32, ino Ino) error {
-	key, list, err := e.list(dir, name)
+	list, err := e.list(dir, name)
 	if err != nil {
 		return err
 	}
 	slot := 0
-	for slot < len(list) && int(list[slot].Slot) == slot {
+	for slot < len(*list) && int((*list)[slot].Slot) == slot {
 		slot++
 	}
 	if slot == journal.MaxSharing {
 		return syscall.ENOSPC // sixteen names with the same hash of 58 bits
 	}
-	e.entries[key] = slices.Insert(slices.Clone(list), slot, journal.Entry{Slot: uint8(slot), Type: typ, Inode: uint64(ino), Name: name})
+	*list = slices.Insert(slices.Clone(*list), slot, journal.Entry{Slot: uint8(slot), Type: typ, Inode: uint64(ino), Name: name})
 	return nil
 }
 
 // remove takes a name away, which is there.
 func (e *edit) remove(dir Ino, name string) error {
-	key, list, err := e.list(dir, name)
+	list, err := e.list(dir, name)
 	if err != nil {
 		return err
 	}
-	e.entries[key] = slices.DeleteFunc(slices.Clone(list), func(x journal.Entry) bool { return x.Name == name })
+	*list = slices.DeleteFunc(slices.Clone(*list), func(x journal.Entry) bool { return x.Name == name })
 	return nil
 }
 
@@ -96,15 +118,15 @@ func (e *edit) touch(dir *journal.Inode) { dir.Mtime, dir.Ctime = e.now, e.now }
 
 // commit writes the operation into the delta, and returns the layer it is in.
 func (e *edit) commit() uint64 {
-	for ino, rec := range e.inodes {
-		key := journal.InodeKey(uint64(ino))
+	for _, rec := range e.inodes {
+		key := journal.InodeKey(rec.Number)
 		e.batch.Put(key, rec.Pack(key))
 	}
-	for key, list := range e.entries {
-		if len(list) == 0 {
-			e.batch.Delete(key)
+	for _, x := range e.entries {
+		if len(x.list) == 0 {
+			e.batch.Delete(x.key)
 		} else {
-			e.batch.Put(key, list.Pack(key))
+			e.batch.Put(x.key, x.list.Pack(x.key))
 		}
 	}
 	return e.t.delta.apply(&e.batch, e.waits...)

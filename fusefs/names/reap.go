@@ -174,6 +174,7 @@ func (t *Tree) forgetInode(o *orphan) error {
 	}
 	b.Delete(journal.InodeKey(uint64(o.ino)))
 	t.delta.apply(b)
+	t.delta.unmade(o.ino)
 	t.inodes.Add(-1)
 	t.mu.Lock()
 	delete(t.orphans, o.ino)

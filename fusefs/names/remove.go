@@ -109,6 +109,9 @@ func (t *Tree) noteOrphan(rec *journal.Inode, layer uint64) {
 
 // isEmpty reports whether a directory has no entries.
 func (t *Tree) isEmpty(dir Ino) (bool, error) {
+	if empty, known := t.delta.empty(dir); known {
+		return empty, nil
+	}
 	for from := uint64(0); ; {
 		list, next, err := t.listRecords(journal.SpaceEntry, dir, from, dirPage)
 		if err != nil || len(list) > 0 || next == 0 {
