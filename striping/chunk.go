@@ -293,16 +293,3 @@ func (c *cache) len() int {
 	}
 	return n
 }
-
-// dirtySince is when the oldest of what c holds in RAM was written, or now.
-func (c *chunk) dirtySince(now time.Time) time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.out != nil:
-		return c.out.born
-	case c.dirty != nil:
-		return c.dirty.born
-	}
-	return now
-}

@@ -212,7 +212,6 @@ func (f *flusher) round(requests []*flushRequest) {
 	v.stats.flushes.Add(int64(len(requests)))
 	lists := make([][]*chunk, len(requests))
 	var all, dirty []*chunk // dirty: those to be written out first
-	now := time.Now()
 	seen := map[*chunk]bool{}
 	settle := false
 	for i, r := range requests {
@@ -225,13 +224,20 @@ func (f *flusher) round(requests []*flushRequest) {
 			lists[i] = append(lists[i], v.touchedList(o, r.from, r.to)...)
 		}
 		for _, c := range lists[i] {
-			if !seen[c] {
-				seen[c] = true
-				all = append(all, c)
-			}
-			if !r.commit && (r.before.IsZero() || c.dirtySince(now).Before(r.before)) {
+			write, commit := c.due(r)
+			if write {
 				dirty = append(dirty, c)
 			}
+			if !write && !commit {
+				continue
+			}
+			if len(requests) > 1 { // no chunk twice
+				if seen[c] {
+					continue
+				}
+				seen[c] = true
+			}
+			all = append(all, c)
 		}
 	}
 	failed := v.writeAll(dirty)
@@ -248,6 +254,19 @@ func (f *flusher) round(requests []*flushRequest) {
 	for i, r := range requests {
 		v.answer(r, lists[i], failed, joined)
 	}
+}
+
+// due tells what a request wants of a chunk: to have it written out, and to have it committed. With thousands
+// of files that are new, most chunks are young and wait for neither.
+func (c *chunk) due(r *flushRequest) (write, commit bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ov := c.out
+	if ov == nil {
+		ov = c.dirty
+	}
+	write = !r.commit && (r.before.IsZero() || ov != nil && ov.born.Before(r.before))
+	return write, c.out != nil || c.pending || c.must || c.lost || c.inCommit || c.holder || len(c.intents) > 0
 }
 
 // answer tells a request what became of its chunks, and gives their references back.
@@ -348,8 +367,10 @@ func (v *Volume) commit(chunks []*chunk, settle bool, with func() *journal.Batch
 	freed := make(chan *held, len(chunks))
 	busy := 0
 	var free []*chunk
-	for _, c := range chunks {
-		if h := (&held{c: c, freed: freed}); h.hold() {
+	holds := make([]held, len(chunks))
+	for i, c := range chunks {
+		holds[i] = held{c: c, freed: freed}
+		if holds[i].hold() {
 			free = append(free, c)
 		} else {
 			busy++
