@@ -16,22 +16,23 @@ type allocator struct {
 	blocks int   // of a region
 
 	mu        sync.Mutex
-	free      []uint16           // free blocks of each region
-	partial   map[int32]bitmap   // used blocks of partly used regions
-	empty     bitmap             // bit set: region wholly free
-	emptySum  bitmap             // bit set: that word of empty is not zero
-	next      int                // where the search for a free region goes on
-	freeCount int64              // wholly free regions
-	used      int64              // blocks
-	byFree    map[uint16][]int32 // partly used regions by free blocks; may hold old entries
-	listed    int                // entries of byFree
+	free      []uint16         // free blocks of each region
+	partial   map[int32]bitmap // used blocks of partly used regions
+	empty     bitmap           // bit set: region wholly free
+	emptySum  bitmap           // bit set: that word of empty is not zero
+	next      int              // where the search for a free region goes on
+	freeCount int64            // wholly free regions
+	used      int64            // blocks
+	byFree    [][]int32        // partly used regions by free blocks; may hold old entries
+	byFreeSum bitmap           // bit set: that list of byFree is not empty
+	listed    int              // entries of byFree
 }
 
 func newAllocator(base, size int64, chunkSize int64) *allocator {
 	n := int(size / chunkSize)
 	a := &allocator{base: base, blocks: int(chunkSize / blockSize),
-		free: make([]uint16, n), partial: map[int32]bitmap{}, byFree: map[uint16][]int32{},
-		empty: newBitmap(n)}
+		free: make([]uint16, n), partial: map[int32]bitmap{}, empty: newBitmap(n)}
+	a.byFree, a.byFreeSum = make([][]int32, a.blocks), newBitmap(a.blocks)
 	a.emptySum = newBitmap(len(a.empty))
 	for i := range a.free {
 		a.free[i] = uint16(a.blocks)
@@ -157,8 +158,8 @@ func (a *allocator) findEmpty() int {
 
 // findPartial returns a place for n blocks in the fullest partly used regions.
 func (a *allocator) findPartial(n int) (r, b int, ok bool) {
-	for f := n; f < a.blocks; f++ {
-		list := a.byFree[uint16(f)]
+	for f := a.byFreeSum.next(n); f < a.blocks; f = a.byFreeSum.next(f + 1) {
+		list := a.byFree[f]
 		for len(list) > 0 {
 			r := list[len(list)-1]
 			used, isPartial := a.partial[r]
@@ -167,15 +168,13 @@ func (a *allocator) findPartial(n int) (r, b int, ok bool) {
 				continue
 			}
 			if b, ok := findRun(used, n, a.blocks); ok {
-				a.byFree[uint16(f)] = list
+				a.byFree[f] = list
 				return int(r), b, true
 			}
 			break // fragmented: look at regions with more room
 		}
-		if len(list) == 0 {
-			delete(a.byFree, uint16(f))
-		} else {
-			a.byFree[uint16(f)] = list
+		if a.byFree[f] = list; len(list) == 0 {
+			a.byFreeSum.clear(f)
 		}
 	}
 	return 0, 0, false
@@ -231,18 +230,26 @@ func (a *allocator) settle(r int) {
 		delete(a.partial, int32(r))
 		a.setEmpty(r)
 	default:
-		a.byFree[f] = append(a.byFree[f], int32(r))
+		a.list(int32(r))
 		if a.listed++; a.listed > 4*len(a.partial)+1024 {
 			a.relist()
 		}
 	}
 }
 
+// list notes how much is free of a partly used region.
+func (a *allocator) list(r int32) {
+	f := a.free[r]
+	a.byFree[f] = append(a.byFree[f], r)
+	a.byFreeSum.set(int(f))
+}
+
 // relist drops the entries of byFree that are no longer true.
 func (a *allocator) relist() {
 	clear(a.byFree)
+	clear(a.byFreeSum)
 	for r := range a.partial {
-		a.byFree[a.free[r]] = append(a.byFree[a.free[r]], r)
+		a.list(r)
 	}
 	a.listed = len(a.partial)
 }

@@ -56,20 +56,29 @@ func (b bitmap) clearRange(i, j int) {
 // run returns the length of the run of equal bits from i on, at most to limit, and their value.
 func (b bitmap) run(i, limit int) (n int, v bool) {
 	v = b.has(i)
-	j := i
-	for j < limit {
-		if j&63 == 0 && j+64 <= limit {
-			if w := b[j>>6]; v && w == ^uint64(0) || !v && w == 0 {
-				j += 64
-				continue
-			}
+	for j := i; j < limit; j = j&^63 + 64 {
+		var w uint64 // the bits from j on that are not v
+		if j>>6 < len(b) {
+			w = b[j>>6]
 		}
-		if b.has(j) != v {
-			break
+		if v {
+			w = ^w
 		}
-		j++
+		if w >>= j & 63; w != 0 {
+			return min(j+bits.TrailingZeros64(w), limit) - i, v
+		}
 	}
-	return j - i, v
+	return max(limit-i, 0), v
+}
+
+// next returns the first bit set from i on, or one behind the bitmap.
+func (b bitmap) next(i int) int {
+	for ; i>>6 < len(b); i = i&^63 + 64 {
+		if w := b[i>>6] >> (i & 63); w != 0 {
+			return i + bits.TrailingZeros64(w)
+		}
+	}
+	return i
 }
 
 // union returns the bits that are in b or in other.
