@@ -201,7 +201,7 @@ func (e *Export) TryWriteAt(p []byte, off int64) (done bool, err error) {
 		return true, err
 	}
 	defer e.o.end()
-	c, err := e.v.acquire(chunkKey{e.o.number, uint64(off / cs)})
+	c, err := e.v.acquireOf(e.o, uint64(off/cs))
 	if err != nil {
 		return true, err
 	}

@@ -89,7 +89,7 @@ func (v *Volume) placedFrom(o *object, from, to uint64, limit int) (list []uint6
 
 // chunkExtents adds the extents of one chunk in [off, end); full tells that no more fit.
 func (v *Volume) chunkExtents(o *object, index uint64, off, end int64, add func(n int64, hole, zero bool) bool) (full bool, err error) {
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return false, err
 	}

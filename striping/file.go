@@ -19,6 +19,21 @@ type File struct {
 // numberStep is how many object numbers are journaled as given out at once.
 const numberStep = 1 << 14
 
+// newborns is about how many of the last numbers are known to be new when a file of that number is opened
+// for the first time.
+const newborns = 1024
+
+// noBlanks notes that the journal is about to have records of chunks.
+func (v *Volume) noBlanks(chunks []*chunk) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, c := range chunks {
+		if o := v.objects[c.key.object]; o != nil {
+			o.blank.Store(false)
+		}
+	}
+}
+
 // NewFileNumber returns a number that no object has had. The number 1 is never given to a file.
 func (v *Volume) NewFileNumber(ctx context.Context) (uint64, error) {
 	for {
@@ -29,6 +44,7 @@ func (v *Volume) NewFileNumber(ctx context.Context) (uint64, error) {
 		if v.nextID < v.idLimit {
 			n := v.nextID
 			v.nextID++
+			v.newborn[n%newborns] = n
 			soon := v.nextID+numberStep/4 == v.idLimit
 			v.mu.Unlock()
 			if soon {
@@ -68,6 +84,10 @@ func (v *Volume) OpenFile(number uint64, size, used int64) *File {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	o := v.fileLocked(number)
+	if n := &v.newborn[number%newborns]; *n == number {
+		*n = 0
+		o.blank.Store(true)
+	}
 	if !o.sized {
 		o.sized = true
 		o.size.Store(size)
@@ -189,7 +209,7 @@ func (f *File) Reserve(ctx context.Context, off, size int64) error {
 // reserveChunk makes the slot of one chunk reach over bytes [in, in+size).
 func (v *Volume) reserveChunk(ctx context.Context, o *object, index uint64, in, size int64) error {
 	first, last := int(in/blockSize), int((in+size+blockSize-1)/blockSize)
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return err
 	}

@@ -499,6 +499,7 @@ func (v *Volume) commitSome(list []*chunk, beside *journal.Batch) (n int, err er
 			return 0, nil
 		}
 	}
+	v.noBlanks(list[:n])
 	if err = v.j.Commit(context.WithoutCancel(v.ctx), b); err != nil {
 		if beside != nil && errors.Is(err, journal.ErrFull) { // there may be for one of the two
 			return 0, nil

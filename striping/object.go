@@ -37,6 +37,7 @@ type object struct {
 	streams streams
 
 	unsettled atomic.Int32 // chunks in touched
+	blank     atomic.Bool  // the journal has never had a record of a chunk of it: none is looked for
 
 	resize ioLock // one change of the record, or of the size, at a time
 
@@ -159,6 +160,9 @@ func (v *Volume) settle(o *object, c *chunk) {
 // touchedList returns the touched chunks with index in [from, to), each with a reference of the
 // caller's, in order.
 func (v *Volume) touchedList(o *object, from, to uint64) []*chunk {
+	if o.unsettled.Load() == 0 {
+		return nil
+	}
 	o.mu.Lock()
 	list := make([]*chunk, 0, len(o.touched))
 	for i, c := range o.touched {

@@ -124,7 +124,7 @@ const maxRereads = 100
 
 // readChunk delivers bytes [in, in+size) of one chunk.
 func (v *Volume) readChunk(ctx context.Context, o *object, index uint64, in, size int64, ahead *stream, sink Sink) error {
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return err
 	}
@@ -594,7 +594,7 @@ const inlineBelow = 30 * time.Microsecond
 // tryRead reads within one chunk if that takes no waiting: from memory, or from a device that
 // answers faster than a goroutine could be woken.
 func (v *Volume) tryRead(o *object, index uint64, in, size int64, sink Sink) (done bool, err error) {
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return true, err
 	}

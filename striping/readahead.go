@@ -276,7 +276,7 @@ func (st *stream) dropBelow(index uint64) {
 // start begins to read one chunk ahead.
 func (st *stream) start(o *object, index uint64) {
 	v := st.v
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return
 	}

@@ -147,9 +147,10 @@ type Volume struct {
 	bad      []badRange
 	health   healthCounts
 	closed   bool
-	nextID   uint64 // next object number
-	idLimit  uint64 // numbers of files below it may be given out
-	idWanted uint64 // bound of object numbers to be journaled
+	nextID   uint64           // next object number
+	idLimit  uint64           // numbers of files below it may be given out
+	newborn  [newborns]uint64 // numbers given out and not opened yet, at number%newborns; 0: none
+	idWanted uint64           // bound of object numbers to be journaled
 	orphans  []uint64
 
 	hasBad  atomic.Bool // bad is not empty

@@ -15,15 +15,29 @@ import (
 // request that starts a new chunk first claims the space that the chunk will take, so that the
 // volume being full is told to the writer and not found out later.
 
-// acquire returns the chunk, loaded and with a reference of the caller's.
+// acquireOf returns a chunk of o, loaded and with a reference of the caller's.
+func (v *Volume) acquireOf(o *object, index uint64) (*chunk, error) {
+	c := v.cache.get(chunkKey{o.number, index})
+	c.mu.Lock()
+	c.loaded = c.loaded || o.blank.Load()
+	return v.loaded(c)
+}
+
+// acquire is acquireOf for a chunk of which only the key is known.
 func (v *Volume) acquire(key chunkKey) (*chunk, error) {
 	c := v.cache.get(key)
 	c.mu.Lock()
+	return v.loaded(c)
+}
+
+// loaded reads the placement of a chunk from the journal if it is not known. Called with c.mu, which it
+// unlocks; after an error the reference is gone, too.
+func (v *Volume) loaded(c *chunk) (*chunk, error) {
 	defer c.mu.Unlock()
 	if c.loaded {
 		return c, nil
 	}
-	k := key.record()
+	k := c.key.record()
 	val, err := v.j.Get(k)
 	if err == nil {
 		var rec journal.Chunk
@@ -34,7 +48,7 @@ func (v *Volume) acquire(key chunkKey) (*chunk, error) {
 	}
 	if err != nil && !errors.Is(err, journal.ErrNotFound) {
 		v.cache.put(c)
-		return nil, fmt.Errorf("%v: %w", key, err)
+		return nil, fmt.Errorf("%v: %w", c.key, err)
 	}
 	c.loaded = true
 	return c, nil
@@ -245,7 +259,7 @@ func (v *Volume) writeAt(ctx context.Context, o *object, p []byte, off int64) er
 
 // writeChunk writes bytes [in, in+len(p)) of one chunk, copying p.
 func (v *Volume) writeChunk(ctx context.Context, o *object, index uint64, in int, p []byte) error {
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return err
 	}
@@ -374,7 +388,7 @@ func (v *Volume) putPart(ctx context.Context, o *object, buf *Buffer, at, n, off
 		return err
 	}
 	cs := int64(v.info.ChunkSize)
-	c, err := v.acquire(chunkKey{o.number, uint64(off / cs)})
+	c, err := v.acquireOf(o, uint64(off/cs))
 	if err != nil {
 		v.dirty.give(n)
 		return err
@@ -440,7 +454,7 @@ func (v *Volume) zeroPart(ctx context.Context, o *object, index uint64, in, n in
 
 // isZero reports whether a block is known to read as zeros.
 func (v *Volume) isZero(o *object, index uint64, block int) (bool, error) {
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return false, err
 	}
@@ -461,7 +475,7 @@ func (v *Volume) zeroChunk(ctx context.Context, o *object, index uint64) error {
 
 // zeroBlocks makes whole blocks read as zeros.
 func (v *Volume) zeroBlocks(o *object, index uint64, first, n int, keep bool) error {
-	c, err := v.acquire(chunkKey{o.number, index})
+	c, err := v.acquireOf(o, index)
 	if err != nil {
 		return err
 	}
