@@ -124,7 +124,11 @@ func (s *Store) commitGroup(group []*pending) {
 	dead, before := s.dead, s.state
 	s.mu.Unlock()
 	if dead == nil {
-		g := newGroupTxn(s, before)
+		ops := 0
+		for _, p := range group {
+			ops += len(p.batch.Ops)
+		}
+		g := newGroupTxn(s, before, ops)
 		err := g.run(group)
 		g.txn.Discard()
 		s.shedder.used(g.ops)
@@ -173,6 +177,8 @@ type groupTxn struct {
 	s          *Store
 	txn        *badger.Txn
 	known      map[Key]held
+	entries    []badger.Entry // room for those of the ops
+	keys       []byte         // and for their keys
 	before     State
 	after      State
 	taken      []*pending
@@ -186,8 +192,9 @@ type held struct {
 	hash  Digest // if there
 }
 
-func newGroupTxn(s *Store, before State) *groupTxn {
-	return &groupTxn{s: s, txn: s.db.NewTransaction(true), known: map[Key]held{}, before: before, after: before}
+func newGroupTxn(s *Store, before State, ops int) *groupTxn {
+	return &groupTxn{s: s, txn: s.db.NewTransaction(true), known: make(map[Key]held, ops), before: before, after: before,
+		entries: make([]badger.Entry, 0, ops), keys: make([]byte, 0, ops*len(Key{}))}
 }
 
 // run commits the batches of the group that there is room for.
@@ -288,13 +295,20 @@ func (g *groupTxn) apply(op *Op) error {
 		if !old.there { // also spares a tombstone
 			return nil
 		}
-		return g.txn.Delete(slices.Clone(op.Key[:]))
+		return g.txn.Delete(g.key(op))
 	}
 	h := held{true, RecordDigest(op.Key, op.Value)}
 	g.after.Count++
 	g.after.Digest = g.after.Digest.Add(h.hash)
 	g.known[op.Key] = h
-	return g.txn.Set(slices.Clone(op.Key[:]), op.Value)
+	g.entries = append(g.entries, badger.Entry{Key: g.key(op), Value: op.Value})
+	return g.txn.SetEntry(&g.entries[len(g.entries)-1])
+}
+
+// key returns the op's key in memory that the transaction may keep.
+func (g *groupTxn) key(op *Op) []byte {
+	g.keys = append(g.keys, op.Key[:]...)
+	return slices.Clip(g.keys[len(g.keys)-len(op.Key):])
 }
 
 // finish makes the group durable: in the store, and beside it in the copies.
@@ -370,7 +384,10 @@ func (c *hashCache) get(key Key) (held, bool) {
 
 func (c *hashCache) put(key Key, h held) {
 	if c.young == nil || len(c.young) >= hashCacheSize {
-		c.old, c.young = c.young, make(map[Key]held, 64)
+		c.old, c.young = c.young, c.old
+		if clear(c.young); c.young == nil {
+			c.young = make(map[Key]held, 64)
+		}
 	}
 	c.young[key] = h
 }

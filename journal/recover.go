@@ -250,7 +250,7 @@ func (s *Store) applyUnit(u *unit) error {
 	if err != nil {
 		return err
 	}
-	g := newGroupTxn(s, s.State())
+	g := newGroupTxn(s, s.State(), len(ops))
 	defer g.txn.Discard()
 	for i := range ops {
 		if err := g.apply(&ops[i]); err != nil {
