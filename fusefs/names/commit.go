@@ -253,7 +253,11 @@ func (c *committer) done(layers []*layer, err error) {
 // merged returns what the records that layers change become. They are sealed: only revise changes them,
 // and only the committer calls it.
 func merged(layers []*layer) map[journal.Key][]byte {
-	values := map[journal.Key][]byte{}
+	n := 0
+	for _, l := range layers {
+		n += len(l.ops)
+	}
+	values := make(map[journal.Key][]byte, n)
 	for _, l := range layers {
 		maps.Copy(values, l.ops)
 	}
