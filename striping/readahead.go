@@ -317,7 +317,7 @@ func (st *stream) start(o *object, index uint64) {
 			begun = v.startRun(&vw, i, n, &st.seeks)
 		}
 	}
-	v.wg.Go(func() {
+	load := func() {
 		defer f.release()
 		defer close(f.ready)
 		buf := NewBuffer(vw.slot * blockSize)
@@ -345,7 +345,10 @@ func (st *stream) start(o *object, index uint64) {
 			i += n
 		}
 		f.buf = buf
-	})
+	}
+	if !v.goBackground(load) {
+		load() // for the reader that is here when the volume closes; Close waits for neither
+	}
 }
 
 // take returns the fetched content of c, with a reference, if it is still what c holds. Called

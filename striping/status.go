@@ -22,13 +22,14 @@ type healthCounts struct {
 	counting       atomic.Bool
 }
 
-// goBackground runs fn on a goroutine that Close waits for.
-func (v *Volume) goBackground(fn func()) {
+// goBackground runs fn on a goroutine that Close waits for; it returns false after that has begun.
+func (v *Volume) goBackground(fn func()) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.closed {
 		v.wg.Go(fn)
 	}
+	return !v.closed
 }
 
 // recount counts the chunks with too few good copies anew, in the background.
