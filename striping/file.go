@@ -2,7 +2,6 @@ package striping
 
 import (
 	"context"
-	"fmt"
 
 	"ballast/journal"
 )
@@ -100,7 +99,7 @@ func (v *Volume) OpenFile(number uint64, size, used int64) *File {
 func (v *Volume) fileLocked(number uint64) *object {
 	o := v.objects[number]
 	if o == nil {
-		o = newObject(journal.Object{Number: number, Kind: journal.File, Name: fmt.Sprintf("file %d", number)})
+		o = newObject(journal.Object{Number: number, Kind: journal.File})
 		v.objects[number] = o
 	}
 	o.open.Add(1)

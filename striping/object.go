@@ -30,7 +30,7 @@ type object struct {
 	removed atomic.Bool
 	open    atomic.Int32  // handles
 	ops     atomic.Int64  // requests under way
-	idle    chan struct{} // told when ops falls to zero after removal
+	idle    chan struct{} // told when ops falls to zero after removal; nil for a file
 	slots   atomic.Int64  // bytes of placed slots, one copy counted
 	claimed atomic.Int64  // bytes of slots that its chunks were promised
 	behind  atomic.Bool   // chunks behind the end were found at open
@@ -39,7 +39,7 @@ type object struct {
 	unsettled atomic.Int32 // chunks in touched
 	blank     atomic.Bool  // the journal has never had a record of a chunk of it: none is looked for
 
-	resize ioLock // one change of the record, or of the size, at a time
+	resize ioLock // one change of the record, or of the size, at a time; nil for a file
 
 	mu      sync.Mutex // a leaf: nothing is locked under it
 	rec     journal.Object
@@ -77,7 +77,10 @@ func (o *object) beside(index uint64, chunkSize int64) *balance.Neighbours {
 }
 
 func newObject(rec journal.Object) *object {
-	o := &object{number: rec.Number, rec: rec, isFile: rec.Kind == journal.File, touched: map[uint64]*chunk{}, idle: make(chan struct{}, 1), resize: newIOLock()}
+	o := &object{number: rec.Number, rec: rec, isFile: rec.Kind == journal.File}
+	if !o.isFile { // those come and go with each open
+		o.idle, o.resize = make(chan struct{}, 1), newIOLock()
+	}
 	o.size.Store(rec.Size)
 	return o
 }
@@ -114,6 +117,9 @@ func (o *object) drain(ctx context.Context) error {
 }
 
 func (o *object) name() string {
+	if o.isFile {
+		return fmt.Sprintf("file %d", o.number)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.rec.Name
@@ -134,6 +140,9 @@ func (o *object) touch(c *chunk) bool {
 		return false
 	}
 	c.refs.Add(1)
+	if o.touched == nil {
+		o.touched = map[uint64]*chunk{}
+	}
 	o.touched[c.key.index] = c
 	o.unsettled.Add(1)
 	return true
