@@ -11,24 +11,23 @@ import (
 
 // Open implements fuse.RawFileSystem.
 func (f *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	a, err := f.tree.Attr(f.ctx, names.Ino(in.NodeId))
-	if err != nil {
-		return status(err)
-	}
+	ino := names.Ino(in.NodeId)
 	writes := in.Flags&unix.O_ACCMODE != unix.O_RDONLY
 	truncates := in.Flags&unix.O_TRUNC != 0
-	if (writes || truncates) && a.Flags&names.FlagImmutable != 0 {
-		return fuse.EPERM
-	}
-	if a.Flags&names.FlagAppend != 0 && (writes && in.Flags&unix.O_APPEND == 0 || truncates) {
-		return fuse.EPERM
-	}
-	h, err := f.openFile(a.Ino, in.Flags)
+	h, err := f.openFile(ino, in.Flags, func(flags uint32) error {
+		if (writes || truncates) && flags&names.FlagImmutable != 0 {
+			return syscall.EPERM
+		}
+		if flags&names.FlagAppend != 0 && (writes && in.Flags&unix.O_APPEND == 0 || truncates) {
+			return syscall.EPERM
+		}
+		return nil
+	})
 	if err != nil {
 		return status(err)
 	}
 	if truncates {
-		if err := f.truncate(&a, in.Mode&fuse.OPEN_KILL_SUIDGID != 0); err != nil {
+		if err := f.truncate(ino, in.Mode&fuse.OPEN_KILL_SUIDGID != 0); err != nil {
 			h.file.Close()
 			return status(err)
 		}
@@ -38,24 +37,25 @@ func (f *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 }
 
 // truncate is O_TRUNC.
-func (f *fileSystem) truncate(a *names.Attr, killPriv bool) error {
-	if err := f.dropCaps(f.ctx, a.Ino, false); err != nil {
+func (f *fileSystem) truncate(ino names.Ino, killPriv bool) error {
+	if err := f.dropCaps(f.ctx, ino, false); err != nil {
 		return err
 	}
 	c := names.Change{Set: names.SetSize}
 	if killPriv {
 		c.Set |= names.KillPriv
 	}
-	_, err := f.tree.SetAttr(f.ctx, a.Ino, c)
+	_, err := f.tree.SetAttr(f.ctx, ino, c)
 	return err
 }
 
-func (f *fileSystem) openFile(ino names.Ino, flags uint32) (*handle, error) {
+// openFile opens a file unless check returns an error for its flags.
+func (f *fileSystem) openFile(ino names.Ino, flags uint32, check func(flags uint32) error) (*handle, error) {
 	h := &handle{ino: ino, writes: flags&unix.O_ACCMODE != unix.O_RDONLY}
 	// The kernel reads on handles that programs only write to, for the rest of a page.
 	h.touched.Store(flags&unix.O_ACCMODE == unix.O_WRONLY || flags&unix.O_NOATIME != 0)
 	var err error
-	h.file, err = f.tree.OpenFile(f.ctx, ino, h.writes)
+	h.file, err = f.tree.OpenFileIf(f.ctx, ino, h.writes, check)
 	return h, err
 }
 
@@ -93,7 +93,7 @@ func (f *fileSystem) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.Cre
 
 // openNew opens what was just made.
 func (f *fileSystem) openNew(a *names.Attr, flags uint32, out *fuse.CreateOut) fuse.Status {
-	h, err := f.openFile(a.Ino, flags)
+	h, err := f.openFile(a.Ino, flags, func(uint32) error { return nil })
 	if err != nil {
 		f.tree.Forget(a.Ino, 1)
 		return status(err)

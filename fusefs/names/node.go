@@ -128,6 +128,11 @@ func (n *node) wroteLocked(now time.Time) {
 // OpenFile opens a regular file. It may be open many times; data goes on to exist until the last
 // Close even without a name. writes tells that it may be written to.
 func (t *Tree) OpenFile(ctx context.Context, ino Ino, writes bool) (*File, error) {
+	return t.OpenFileIf(ctx, ino, writes, func(uint32) error { return nil })
+}
+
+// OpenFileIf is OpenFile unless check returns an error for the flags of the inode.
+func (t *Tree) OpenFileIf(ctx context.Context, ino Ino, writes bool, check func(flags uint32) error) (*File, error) {
 	defer t.locks.lock(ino)()
 	rec, err := t.inode(ino)
 	if err != nil {
@@ -140,6 +145,9 @@ func (t *Tree) OpenFile(ctx context.Context, ino Ino, writes bool) (*File, error
 		return nil, syscall.EINVAL
 	case writes && rec.Flags&FlagImmutable != 0:
 		return nil, syscall.EPERM
+	}
+	if err := check(rec.Flags); err != nil {
+		return nil, err
 	}
 	n := t.use(&rec)
 	t.mu.Lock()
