@@ -94,8 +94,10 @@ func (s *Store) live(quit <-chan struct{}) (n int64, err error) {
 	defer txn.Discard()
 	it := txn.NewIterator(badger.IteratorOptions{})
 	defer it.Close()
+	seen := 0
 	for it.Rewind(); it.Valid(); it.Next() {
-		s.shedder.used(1)
+		seen++
+		s.scanned(seen, txn)
 		select {
 		case <-quit:
 			return 0, ErrClosed

@@ -160,7 +160,16 @@ func SetPlacementsMax(n int64) (undo func()) {
 }
 
 // Shed gives back the memory of the tables, and returns of how many.
-func (s *Store) Shed() (int, error) { return s.shed() }
+func (s *Store) Shed() (int, error) {
+	view, err := s.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer s.leave(view)
+	s.shedder.mu.Lock()
+	defer s.shedder.mu.Unlock()
+	return s.shedLocked(view.txn)
+}
 
 // SetShedListed has fn called where a table may go that was seen.
 func (s *Store) SetShedListed(fn func()) {

@@ -74,10 +74,8 @@ func (s *Store) iterate(txn *badger.Txn, prefix, from []byte, before *Key, fn fu
 	n := 0
 	defer func() { s.shedder.used(n) }()
 	for it.Seek(from); it.Valid(); it.Next() {
-		if n++; n == shedUses {
-			s.shedder.used(n)
-			n = 0
-		}
+		n++
+		s.scanned(n, txn)
 		item := it.Item()
 		var key Key
 		if len(item.Key()) != len(key) {

@@ -48,12 +48,9 @@ type shedder struct {
 	quit chan struct{} // closed to end it
 	done chan struct{} // closed when it has ended
 
-	// Of its goroutine alone.
-	left  int64 // bytes of files that were resident when it had shed
-	statm *os.File
-
-	mu sync.Mutex        // held while tables are shed
-	at map[uint64]region // where tables are mapped, of those that were held last; zero: unknown
+	mu   sync.Mutex        // held while tables are shed
+	left int64             // bytes of files that were resident when it had shed
+	at   map[uint64]region // where tables are mapped, of those that were held last; zero: unknown
 	// listed is called by tests between two looks at which tables there are.
 	listed func()
 }
@@ -81,13 +78,6 @@ func (s *shedder) used(n int) {
 func (s *Store) shedLoop() {
 	d := &s.shedder
 	defer close(d.done)
-	statm, err := os.Open("/proc/self/statm")
-	if err != nil {
-		s.log.Warn("the journal's mapped files are left to the kernel", "error", err)
-		return
-	}
-	defer statm.Close()
-	d.statm = statm
 	timer := time.NewTimer(shedLook)
 	defer timer.Stop()
 	var was int64
@@ -98,12 +88,11 @@ func (s *Store) shedLoop() {
 		case <-d.kick:
 		case <-timer.C:
 		}
-		now, err := d.resident()
-		if err == nil && now > d.left+shedBudget {
-			if _, err = s.shed(); err == nil {
-				d.left, err = d.resident()
-				now = d.left
-			}
+		view, err := s.enter()
+		var now int64
+		if err == nil {
+			now, err = s.look(view.txn)
+			s.leave(view)
 		}
 		if err != nil {
 			select {
@@ -120,32 +109,48 @@ func (s *Store) shedLoop() {
 	}
 }
 
-// resident returns how many bytes of files are resident.
-func (d *shedder) resident() (int64, error) {
-	var buf [128]byte
-	n, err := d.statm.ReadAt(buf[:], 0)
-	if n == 0 {
-		return 0, fmt.Errorf("memory of this process: %w", err)
+// look sheds the tables if it is time to, and returns how many bytes of files are resident then. Whoever calls
+// it reads in txn, so that Badger stays open.
+func (s *Store) look(txn *badger.Txn) (int64, error) {
+	d := &s.shedder
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now, err := residentFiles()
+	if err != nil || now <= d.left+shedBudget {
+		return now, err
 	}
-	if fields := bytes.Fields(buf[:n]); len(fields) > 2 {
+	if _, err := s.shedLocked(txn); err != nil {
+		return now, err
+	}
+	d.left, err = residentFiles()
+	return d.left, err
+}
+
+// scanned counts n records of a scan, which reads a store faster than another goroutine may get to run.
+func (s *Store) scanned(n int, txn *badger.Txn) {
+	if n%(16*shedUses) == 0 {
+		s.look(txn) // an error ends shedLoop, which tells of it
+	}
+}
+
+// residentFiles returns how many bytes of files are resident.
+func residentFiles() (int64, error) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	if fields := bytes.Fields(b); len(fields) > 2 {
 		if pages, err := strconv.ParseInt(string(fields[2]), 10, 64); err == nil {
 			return pages * int64(os.Getpagesize()), nil
 		}
 	}
-	return 0, fmt.Errorf("memory of this process: %q", buf[:n])
+	return 0, fmt.Errorf("memory of this process: %q", b)
 }
 
-// shed gives back the pages of the tables, and returns of how many tables.
-func (s *Store) shed() (n int, err error) {
-	view, err := s.enter()
-	if err != nil {
-		return 0, err
-	}
-	defer s.leave(view)
+// shedLocked gives back the pages of the tables, and returns of how many. Called with shedder.mu.
+func (s *Store) shedLocked(txn *badger.Txn) (n int, err error) {
 	d := &s.shedder
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	held, release := s.holdTables(view.txn)
+	held, release := s.holdTables(txn)
 	defer release()
 	if slices.ContainsFunc(held, func(t badger.TableInfo) bool { _, known := d.at[t.ID]; return !known }) {
 		if d.at, err = s.mappedTables(held); err != nil {
