@@ -124,6 +124,22 @@ func TestBenchPeers(t *testing.T) {
 			report(figure{Bench: "peers", What: what + ", of a second of its CPU", Value: 1e6 / ours, Unit: "per s", Ratio: best / ours, Against: "the better peer", Goal: 1.5, More: more})
 		}
 	}
+	stop, longest := collectorStops(t, d)
+	report(figure{Bench: "peers", What: "longest pause of the garbage collector", Value: longest * 1e3, Unit: "ms", More: map[string]float64{"median ms": stop * 1e3}})
+}
+
+// collectorStops are the median and the longest of the pauses that the daemon's garbage collector has lately
+// made, as its metrics tell them, in seconds.
+func collectorStops(t *testing.T, d *harness.Daemon) (median, longest float64) {
+	_, text, err := d.Get("/metrics")
+	require.NoError(t, err)
+	for q, to := range map[string]*float64{"0.5": &median, "1": &longest} {
+		_, line, found := strings.Cut(text, `go_gc_duration_seconds{quantile="`+q+`"} `)
+		require.True(t, found)
+		*to, err = strconv.ParseFloat(strings.Fields(line)[0], 64)
+		require.NoError(t, err)
+	}
+	return median, longest
 }
 
 // compared returns the median of Ballast's values, the best of those of the others, and all of these by name.
