@@ -37,10 +37,10 @@ func NewMachine(t testing.TB, fs string, sizes ...int64) *Machine {
 		t.Skipf("the kernel has no %s", fs)
 	}
 	m := &Machine{Env: New(t), t: t, fs: fs, dir: MountPoint(t)}
-	for _, size := range append(sizes, systemSize) {
+	for _, size := range sizes {
 		m.Disks = append(m.Disks, NewSick(t, size))
 	}
-	m.system, m.Disks = m.Disks[len(sizes)], m.Disks[:len(sizes)]
+	m.system = NewSick(t, systemSize)
 	Tool(t, m.system.mkfs(fs)[0], m.system.mkfs(fs)[1:]...)
 	m.start()
 	m.Env.State = filepath.Join(m.dir, "state")
