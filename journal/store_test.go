@@ -488,8 +488,10 @@ func fakePreflightMain(how string) int {
 		panic("runtime error")
 	case "killed":
 		unix.Kill(unix.Getpid(), unix.SIGKILL)
+		time.Sleep(time.Hour) // another thread may be the one that the signal meets
 	case "bus":
 		unix.Kill(unix.Getpid(), unix.SIGBUS)
+		time.Sleep(time.Hour)
 	case "hang":
 		time.Sleep(time.Hour)
 	case "usage":
