@@ -13,7 +13,9 @@
 //  2. Capacity guard: while the space that k copies can use suffices, Place finds a set or says
 //     to wait for one; following its choices, no byte that k copies can use is ever stranded.
 //  3. Targets respect capacities and sum to 1.
-//  4. A decision depends on its arguments alone; ties are broken by the random numbers passed in.
+//  4. A device that was slow once within an hour is back after 8 s of being well, later after 30: while it sits
+//     out the others do its work, and what comes and goes shows within those. (The plan was 30 s each time.)
+//  5. A decision depends on its arguments alone; ties are broken by the random numbers passed in.
 //
 // # Concurrency
 //

@@ -365,6 +365,26 @@ func (m *model) verifyFile(found state, ino uint64) {
 	f.synced = min(f.synced, f.size)
 }
 
+// crashes has the model work until the daemon is ended, n times, and looks at what is there then. end has that
+// happen after a while; what it returns waits for it, and starts the daemon again.
+func (m *model) crashes(n int, rnd *rand.Rand, end func(after time.Duration) (again func())) {
+	for k := range n {
+		again := end(time.Duration(rnd.IntN(1200)) * time.Millisecond)
+		var err error
+		for err == nil {
+			err = m.step()
+		}
+		again()
+		require.True(m.r, gone(err), "step %d: %v", m.ops, err)
+		m.verify()
+		if k%10 == 9 {
+			require.Zero(m.r, m.r.d.Stop())
+			m.r.check()
+			m.r.again()
+		}
+	}
+}
+
 // killLoop has the model work until the daemon is killed, over and over.
 func killLoop(t *testing.T, kills int) {
 	s := *seed
@@ -376,22 +396,13 @@ func killLoop(t *testing.T, kills int) {
 	m := newModel(r, s)
 	require.NoError(t, m.syncDir())
 	rnd := rand.New(rand.NewPCG(s, 2))
-	for k := range kills {
-		timer := time.AfterFunc(time.Duration(rnd.IntN(1200))*time.Millisecond, r.d.Kill)
-		var err error
-		for err == nil {
-			err = m.step()
+	m.crashes(kills, rnd, func(after time.Duration) func() {
+		timer := time.AfterFunc(after, r.d.Kill)
+		return func() {
+			timer.Stop()
+			r.crash()
 		}
-		timer.Stop()
-		require.True(t, gone(err), "step %d: %v", m.ops, err)
-		r.crash()
-		m.verify()
-		if k%10 == 9 {
-			require.Zero(t, r.d.Stop())
-			r.check()
-			r.again()
-		}
-	}
+	})
 	t.Logf("%d kills, %d operations, %d names at the end", kills, m.ops, len(m.now()))
 }
 

@@ -44,23 +44,14 @@ func cutLoop(t *testing.T, fs string, copies, cuts int) {
 	m := newModel(r, s)
 	require.NoError(t, m.syncDir())
 	rnd := rand.New(rand.NewPCG(s, 2))
-	for k := range cuts {
+	m.crashes(cuts, rnd, func(after time.Duration) func() {
 		failed := make(chan error, 1)
-		time.AfterFunc(time.Duration(rnd.IntN(1200))*time.Millisecond, func() { failed <- machine.PowerFails(r.d) })
-		var err error
-		for err == nil {
-			err = m.step()
-		}
-		require.NoError(t, <-failed)
-		require.True(t, gone(err), "step %d: %v", m.ops, err)
-		machine.Cut(rnd)
-		r.again()
-		m.verify()
-		if k%10 == 9 {
-			require.Zero(t, r.d.Stop())
-			r.check()
+		time.AfterFunc(after, func() { failed <- machine.PowerFails(r.d) })
+		return func() {
+			require.NoError(t, <-failed)
+			machine.Cut(rnd)
 			r.again()
 		}
-	}
+	})
 	t.Logf("%d power cuts, %d operations, %d names at the end", cuts, m.ops, len(m.now()))
 }
