@@ -3,28 +3,21 @@ package journal
 import (
 	"math/bits"
 
-	"github.com/cespare/xxhash/v2"
+	"github.com/zeebo/xxh3"
 )
 
-// The seeds of the two halves of a record's hash. Part of the format.
-const (
-	digestSeedLow  = 0x62616c6c61737431
-	digestSeedHigh = 0x6a6f75726e616c32
-)
-
-// RecordDigest returns the digest of a journal with this one record: xxHash64 of key and value
-// under two seeds. Digests of disjoint sets add up. It finds what chance does to a store (lost,
+// RecordDigest returns the digest of a journal with this one record: XXH3-128 of the key and of the
+// XXH3-128 of the value. Digests of disjoint sets add up. It finds what chance does to a store (lost,
 // doubled, stale, returned or mixed records); it is no defence against somebody who forges them.
 func RecordDigest(key Key, value []byte) (d Digest) {
-	var h xxhash.Digest
-	h.ResetWithSeed(digestSeedLow)
-	h.Write(key[:])
-	h.Write(value)
-	le.PutUint64(d[:8], h.Sum64())
-	h.ResetWithSeed(digestSeedHigh)
-	h.Write(key[:])
-	h.Write(value)
-	le.PutUint64(d[8:], h.Sum64())
+	var b [len(key) + len(d)]byte
+	copy(b[:], key[:])
+	h := xxh3.Hash128(value)
+	le.PutUint64(b[len(key):], h.Lo)
+	le.PutUint64(b[len(key)+8:], h.Hi)
+	h = xxh3.Hash128(b[:])
+	le.PutUint64(d[:8], h.Lo)
+	le.PutUint64(d[8:], h.Hi)
 	return d
 }
 

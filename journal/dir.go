@@ -27,12 +27,13 @@ const (
 // The file `store`, part of the format: magic (8 bytes), version (1), UUID of the volume (16),
 // created (12), CRC32C (4).
 const (
-	storeMagic = "ballastJ"
-	storeSize  = 8 + 1 + 16 + 12 + crcSize
+	storeMagic   = "ballastJ"
+	storeVersion = 2 // 1: the digest was another one
+	storeSize    = 8 + 1 + 16 + 12 + crcSize
 )
 
 func packStoreFile(uuid [16]byte, created time.Time) []byte {
-	b := append([]byte(storeMagic), recordVersion)
+	b := append([]byte(storeMagic), storeVersion)
 	b = append(b, uuid[:]...)
 	b = appendTime(b, created)
 	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
@@ -45,8 +46,8 @@ func parseStoreFile(b []byte) (uuid [16]byte, err error) {
 		return uuid, fmt.Errorf("%w: %d bytes, not the mark of a journal", ErrCorrupt, len(b))
 	case crc32.Checksum(b[:storeSize-crcSize], castagnoli) != le.Uint32(b[storeSize-crcSize:]):
 		return uuid, fmt.Errorf("%w: checksum", ErrCorrupt)
-	case b[8] != recordVersion:
-		return uuid, fmt.Errorf("%w: %d, this program knows %d", ErrVersion, b[8], recordVersion)
+	case b[8] != storeVersion:
+		return uuid, fmt.Errorf("%w: %d, this program knows %d", ErrVersion, b[8], storeVersion)
 	case len(b) != storeSize:
 		return uuid, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, len(b), storeSize)
 	}

@@ -38,7 +38,7 @@
 //     Another place takes its part. Time in which this process or its machine stood still does not count.
 //  10. A record does not parse under another key than its own, nor with any bit changed.
 //
-// The digest is a sum, modulo 2^128, of two xxHash64 (with different seeds) of each record's key
+// The digest is a sum, modulo 2^128, of the XXH3-128 (https://github.com/Cyan4973/xxHash) of each record's key
 // and value. Each commit updates it with the difference it makes. It finds records that are lost,
 // doubled, stale, returned or of another journal; it is no protection against an attacker, who can
 // compute it as well.

@@ -224,3 +224,10 @@ func BlocksOf(start, end uintptr, index int) (uintptr, uintptr) {
 	r := region{start, end}.blocks(index)
 	return r.start, r.end
 }
+
+// SetTableCut sets where large tables are cut.
+func SetTableCut(n int64) (undo func()) {
+	was := tableCut
+	tableCut = n
+	return func() { tableCut = was }
+}

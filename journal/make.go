@@ -18,6 +18,9 @@ import (
 // answers that with SIGBUS. So it is made in a process of its own that gets the records through a pipe. Then
 // it is read again from the disk: what takes the place of a store has been seen to be readable.
 
+// makePipe is how many bytes wait in the pipe: what a user without privileges may ask for.
+const makePipe = 1 << 20
+
 // maker makes a store in dir/badger.new of the records that it reads; it has the lock of dir until it ends.
 type maker func(dir string, lock *os.File, records io.Reader) error
 
@@ -30,6 +33,8 @@ func (m maker) run(dir string, lock *os.File, fn func(add func(*Op) error) error
 	if err != nil {
 		return err
 	}
+	// With the 64 KiB that a pipe has, the two sides would run in turn. Who may not have more, waits.
+	unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, makePipe)
 	sent := make(chan error, 1)
 	go func() { // ends with the last record, or when the pipe's other end is closed
 		err := send(w, fn)

@@ -195,7 +195,7 @@ func TestEveryDamageOfARecordIsFound(t *testing.T) {
 
 func TestStoreFile(t *testing.T) {
 	sample := packStoreFile(uuidOf("volume"), time.Date(2026, 2, 3, 4, 5, 6, 789, time.UTC))
-	path := filepath.Join("testdata", "v1", "store.hex")
+	path := filepath.Join("testdata", "v2", "store.hex")
 	if *update {
 		require.NoError(t, os.WriteFile(path, []byte(hex.Dump(sample)), 0o666))
 	}
@@ -205,6 +205,8 @@ func TestStoreFile(t *testing.T) {
 	uuid, err := parseStoreFile(sample)
 	require.NoError(t, err)
 	require.Equal(t, uuidOf("volume"), uuid)
+	_, err = parseStoreFile(unhex(t, filepath.Join("testdata", "v1", "store.hex")))
+	require.ErrorIs(t, err, ErrVersion)
 	for i := range sample {
 		for bit := range 8 {
 			b := append([]byte(nil), sample...)
@@ -218,7 +220,7 @@ func TestStoreFile(t *testing.T) {
 	_, err = parseStoreFile(append(append([]byte(nil), sample...), 0))
 	require.ErrorIs(t, err, ErrCorrupt)
 	b := append([]byte(nil), sample...)
-	b[8] = 2
+	b[8] = storeVersion + 1
 	_, err = parseStoreFile(le.AppendUint32(b[:len(b)-crcSize], crc32.Checksum(b[:len(b)-crcSize], castagnoli)))
 	require.ErrorIs(t, err, ErrVersion)
 }

@@ -19,7 +19,7 @@ const (
 	frameHeader = 160
 	atFrameSum  = frameHeader - 4
 
-	ringVersion = 1
+	ringVersion = 2  // 1: the digest was another one
 	ringLives   = 64 // kept in a header and in the store
 )
 

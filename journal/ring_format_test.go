@@ -22,7 +22,8 @@ func sampleOps() []Op {
 	return []Op{{MakeKey(SpaceChunk, 6, 81), []byte("value")}, {MakeKey(SpaceJob, 0, 1), nil}, {MakeKey(SpaceJob, 0, 2), []byte{}}}
 }
 
-// The samples of version 1 are read by every later version.
+// The samples of version 2 are read by every later version. Those of version 1, which had another digest and
+// were in no release, are refused.
 func TestRingSamples(t *testing.T) {
 	r, state := sampleRing()
 	w := r.add(unitGroup, state, 8192, 4096, appendOps(nil, sampleOps()))
@@ -30,7 +31,7 @@ func TestRingSamples(t *testing.T) {
 	later := h // as written since headers say where lives began
 	later.lives = lives{{Life{2, 1}, 70}, {Life{3, 0x1122334455667788}, 80}}
 	for name, b := range map[string][]byte{"frame": w.buf, "ring": h.pack(), "ring-began": later.pack()} {
-		path := "testdata/v1/" + name + ".hex"
+		path := "testdata/v2/" + name + ".hex"
 		text := hex.Dump(b)
 		if *updateRing {
 			require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
@@ -53,6 +54,25 @@ func TestRingSamples(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, h, back)
 	}
+	_, _, err = parseFrame(unhex(t, "testdata/v1/frame.hex"))
+	require.ErrorIs(t, err, ErrVersion)
+	_, err = parseRingHeader(unhex(t, "testdata/v1/ring.hex"))
+	require.ErrorIs(t, err, ErrVersion)
+}
+
+// unhex is the reverse of hex.Dump.
+func unhex(t *testing.T, path string) (b []byte) {
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "|")
+		if fields := strings.Fields(line); len(fields) > 1 {
+			row, err := hex.DecodeString(strings.Join(fields[1:], ""))
+			require.NoError(t, err)
+			b = append(b, row...)
+		}
+	}
+	return b
 }
 
 // The store's record of lives is read as it was before it said where they began.

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,6 +32,12 @@ import (
 // tableRead is how much of a table is read at once: it stays in the processor's cache until all is done
 // with it, and is enough for a disk to be read as fast as it can.
 const tableRead = 64 << 10
+
+// tableCut is how much of a table is at most, about, what one processor reads while others read the rest.
+var tableCut int64 = 16 << 20
+
+// tableMemory is memory that tables were read into.
+var tableMemory = sync.Pool{New: func() any { return new([]byte) }}
 
 // Bits of an entry's meta.
 const (
@@ -68,6 +75,10 @@ func (k *entryKey) less(o *entryKey) bool {
 	return k.age < o.age
 }
 
+func (k entryKey) compare(o entryKey) int {
+	return cmp.Or(cmp.Compare(k.high, o.high), cmp.Compare(k.low, o.low), cmp.Compare(k.age, o.age))
+}
+
 func (k *entryKey) sameKey(o *entryKey) bool { return k.high == o.high && k.low == o.low }
 
 func (k *entryKey) key() (key Key) {
@@ -82,7 +93,9 @@ var errTable = errors.New("damaged table")
 // table is one table. Its index is in memory from the first use to the last.
 type table struct {
 	path     string
-	smallest entryKey // as the index said when it was first read
+	smallest entryKey   // as it stood at the begin of the file
+	largest  entryKey   // of a table of level 0
+	within   []entryKey // of a large table: where it is cut into parts
 
 	mu     sync.Mutex
 	uses   int // that are to come
@@ -100,6 +113,48 @@ func (t *table) corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %w: %s: %w", ErrCorrupt, errTable, t.path, fmt.Errorf(format, args...))
 }
 
+// begin reads the first key, of a large table where it can be cut, and if asked the last key.
+func (t *table) begin(last bool) error {
+	f, err := os.Open(t.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var first [4 + entryKeySize]byte
+	if _, err := f.ReadAt(first[:], 0); errors.Is(err, io.EOF) {
+		return t.corrupt("too short")
+	} else if err != nil {
+		return err
+	}
+	if t.smallest, err = parseEntryKey(first[4:]); err != nil {
+		return t.corrupt("%w", err)
+	}
+	info, err := f.Stat()
+	if err != nil || !last && info.Size() < 2*tableCut {
+		return err
+	}
+	if err := t.open(); err != nil {
+		return err
+	}
+	defer t.close()
+	cut := int64(0)
+	for _, b := range t.blocks {
+		if b.off-cut >= tableCut {
+			cut = b.off
+			t.within = append(t.within, b.first)
+		}
+	}
+	if last {
+		c, err := newCursor(t, &t.blocks[len(t.blocks)-1].first, nil, nil)
+		for err == nil && !c.isDone {
+			t.largest = c.at
+			err = c.step()
+		}
+		return err
+	}
+	return nil
+}
+
 // open reads the index, if it is not in memory.
 func (t *table) open() (err error) {
 	t.mu.Lock()
@@ -110,7 +165,11 @@ func (t *table) open() (err error) {
 	if t.file, err = os.Open(t.path); err != nil {
 		return err
 	}
-	return t.readIndex()
+	err = t.readIndex()
+	if err == nil && t.blocks[0].first != t.smallest {
+		err = t.corrupt("its first key is not that of the index")
+	}
+	return err
 }
 
 // done gives the index back with the last use.
@@ -145,14 +204,17 @@ func (t *table) readIndex() (err error) {
 	if end > math.MaxUint32 {
 		return t.corrupt("%d bytes", end)
 	}
-	sum, err := t.takeField(&end)
+	sum, err := t.takeField(&end, nil)
 	if err != nil {
 		return err
 	}
-	index, err := t.takeField(&end)
+	memory := tableMemory.Get().(*[]byte)
+	defer tableMemory.Put(memory)
+	index, err := t.takeField(&end, *memory)
 	if err != nil {
 		return err
 	}
+	*memory = index
 	if err := checkTableSum(index, sum); err != nil {
 		return t.corrupt("index: %w", err)
 	}
@@ -194,8 +256,9 @@ func (t *table) endOf(i int) int64 {
 	return t.blocks[i].end
 }
 
-// takeField reads bytes that stand before their length, which ends at end, and moves end before them.
-func (t *table) takeField(end *int64) ([]byte, error) {
+// takeField reads bytes that stand before their length, which ends at end, into the memory of buf if it is
+// large enough, and moves end before them.
+func (t *table) takeField(end *int64, buf []byte) ([]byte, error) {
 	var size [4]byte
 	if *end < 4 {
 		return nil, t.corrupt("too short")
@@ -208,7 +271,7 @@ func (t *table) takeField(end *int64) ([]byte, error) {
 		return nil, t.corrupt("%d bytes before %d", n, *end-4)
 	}
 	*end -= 4 + n
-	b := make([]byte, n)
+	b := resize(buf, int(n))
 	return b, t.readAt(b, *end)
 }
 

@@ -96,7 +96,7 @@ func openTables(path string) (*tableSet, error) {
 	set := &tableSet{levels: make([][]*table, len(manifest.Levels))}
 	for level, list := range manifest.Levels {
 		for id := range list.Tables {
-			t := &table{path: badgertable.NewFilename(id, path), uses: 1}
+			t := &table{path: badgertable.NewFilename(id, path)}
 			set.levels[level] = append(set.levels[level], t)
 		}
 	}
@@ -107,20 +107,16 @@ func openTables(path string) (*tableSet, error) {
 	return set, nil
 }
 
-// begin reads all indexes, for the smallest keys, and brings each level into order.
+// begin finds out where the tables begin, and brings each level into order.
 func (s *tableSet) begin() error {
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, level := range s.levels {
+	for number, level := range s.levels {
 		for _, t := range level {
 			g.Go(func() error {
-				err := t.open()
+				err := t.begin(number == 0)
 				if errors.Is(err, fs.ErrNotExist) {
 					return fmt.Errorf("%w: %w", ErrCorrupt, err)
-				}
-				if err == nil {
-					t.smallest = t.blocks[0].first
-					t.done()
 				}
 				return err
 			})
@@ -131,13 +127,7 @@ func (s *tableSet) begin() error {
 	}
 	for _, level := range s.levels {
 		slices.SortFunc(level, func(a, b *table) int {
-			switch {
-			case a.smallest.less(&b.smallest):
-				return -1
-			case b.smallest.less(&a.smallest):
-				return 1
-			}
-			return cmp.Compare(a.path, b.path)
+			return cmp.Or(a.smallest.compare(b.smallest), cmp.Compare(a.path, b.path))
 		})
 	}
 	return nil
@@ -158,20 +148,18 @@ type keyRange struct {
 	lists        [][]*table
 }
 
-// parts cuts the keys where the tables of the level with most of them begin.
+// parts cuts the keys where tables begin, and large ones within.
 func (s *tableSet) parts() []keyRange {
-	var most []*table
+	var cuts []entryKey
 	for _, level := range s.levels {
-		if len(level) > len(most) {
-			most = level
+		for _, t := range level {
+			cuts = append(append(cuts, t.smallest), t.within...)
 		}
 	}
-	var cuts []entryKey
-	for _, t := range most {
-		first := t.smallest
-		first.age = 0 // all versions of a key are in one part
-		cuts = append(cuts, first)
+	for i := range cuts {
+		cuts[i].age = 0 // all versions of a key are in one part
 	}
+	slices.SortFunc(cuts, entryKey.compare)
 	cuts = slices.Compact(cuts)
 	parts := make([]keyRange, len(cuts)+1)
 	for i := range cuts {
@@ -186,26 +174,42 @@ func (s *tableSet) parts() []keyRange {
 // within returns the tables that may hold keys of a range, and counts them as used.
 func (s *tableSet) within(r *keyRange) (lists [][]*table) {
 	for number, level := range s.levels {
-		var list []*table
-		for i, t := range level {
-			if r.before != nil && !t.smallest.less(r.before) {
-				break
+		if r.before != nil {
+			end, _ := slices.BinarySearchFunc(level, r.before, beginsBefore)
+			level = level[:end]
+		}
+		var at [][]*table
+		if number == 0 {
+			for i, t := range level {
+				if r.from == nil || !t.largest.less(r.from) {
+					at = append(at, level[i:i+1])
+				}
 			}
-			if number > 0 && r.from != nil && i+1 < len(level) && level[i+1].smallest.less(r.from) {
-				continue // the next one begins before the range does
+		} else {
+			if r.from != nil {
+				begin, _ := slices.BinarySearchFunc(level, r.from, beginsBefore)
+				level = level[max(0, begin-1):] // that before may reach into the range
 			}
-			t.uses++
-			if number > 0 {
-				list = append(list, t)
-			} else {
-				lists = append(lists, []*table{t})
+			if len(level) > 0 {
+				at = append(at, level)
 			}
 		}
-		if len(list) > 0 {
-			lists = append(lists, list)
+		for _, list := range at {
+			for _, t := range list {
+				t.uses++
+			}
 		}
+		lists = append(lists, at...)
 	}
 	return lists
+}
+
+// beginsBefore is for the search of the first table that does not.
+func beginsBefore(t *table, k *entryKey) int {
+	if t.smallest.less(k) {
+		return -1
+	}
+	return 1
 }
 
 // run goes through tables that ascend, one after the other.
@@ -213,7 +217,7 @@ type run struct {
 	*cursor
 	rest []*table
 	part *keyRange
-	old  []byte // memory of the cursor before
+	mem  *[]byte // of tableMemory: the cursor's
 }
 
 // advance goes to the next table with entries of the part. It returns false at the end.
@@ -224,9 +228,10 @@ func (r *run) advance() (bool, error) {
 				return true, nil
 			}
 			r.t.done()
-			r.old, r.cursor = r.buf, nil
+			*r.mem, r.cursor = r.buf, nil
 		}
 		if len(r.rest) == 0 {
+			tableMemory.Put(r.mem)
 			return false, nil
 		}
 		t := r.rest[0]
@@ -234,7 +239,7 @@ func (r *run) advance() (bool, error) {
 		if err := t.open(); err != nil {
 			return false, err
 		}
-		c, err := newCursor(t, r.part.from, r.part.before, r.old)
+		c, err := newCursor(t, r.part.from, r.part.before, *r.mem)
 		if err != nil {
 			return false, err
 		}
@@ -254,7 +259,7 @@ type tablePart struct {
 func (p *tablePart) read(r *keyRange) error {
 	var runs []*run
 	for _, list := range r.lists {
-		n := &run{rest: list, part: r}
+		n := &run{rest: list, part: r, mem: tableMemory.Get().(*[]byte)}
 		there, err := n.advance()
 		if err != nil {
 			return err

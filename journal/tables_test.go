@@ -95,7 +95,9 @@ func TestTablesAreReadAsByBadger(t *testing.T) {
 	many, several := false, false
 	large := make([]byte, 8<<10)
 	for round := range 8 {
+		whole := journal.SetTableCut([]int64{16 << 20, 5000}[round%2]) // of few blocks each, nearly each is a part
 		s := settledOpen(t, dir, last)
+		whole()
 		if round > 0 {
 			require.Equal(t, last, s.State())
 		}
@@ -148,6 +150,14 @@ func TestTablesAreReadAsByBadger(t *testing.T) {
 // TestEveryByteOfATableCounts: whichever byte of a table is another, or wherever it ends too soon, that is
 // told: also where nothing but old versions stand, which no digest covers. Badger must not see these.
 func TestEveryByteOfATableCounts(t *testing.T) {
+	t.Run("whole", func(t *testing.T) { everyByteOfATableCounts(t) })
+	t.Run("cut", func(t *testing.T) {
+		defer journal.SetTableCut(1000)()
+		everyByteOfATableCounts(t)
+	})
+}
+
+func everyByteOfATableCounts(t *testing.T) {
 	smallMemTable(t)
 	dir := create(t)
 	for round := range 3 {

@@ -268,10 +268,9 @@ func (a *allocator) locate(off, size int64) (r, b, n int, err error) {
 	return r, b, n, nil
 }
 
-// mark records at open that a slot is in use. An error means that the journal contradicts itself.
+// mark records at open that a slot is in use. An error means that the journal contradicts itself. It is
+// called with mu.
 func (a *allocator) mark(off, size int64) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	r, b, n, err := a.locate(off, size)
 	if err != nil {
 		return err
@@ -279,7 +278,13 @@ func (a *allocator) mark(off, size int64) error {
 	if n == a.blocks && int(a.free[r]) != n || int(a.free[r]) < n {
 		return fmt.Errorf("slot at %#x is used twice", off)
 	}
-	for i := b; i < b+n && n < a.blocks; i++ {
+	if n == a.blocks { // of a volume's slots nearly all, and there are millions
+		a.clearEmpty(r)
+		a.free[r] = 0
+		a.used += int64(n)
+		return nil
+	}
+	for i := b; i < b+n; i++ {
 		if used := a.partial[int32(r)]; used != nil && used.has(i) {
 			return fmt.Errorf("slot at %#x is used twice", off)
 		}

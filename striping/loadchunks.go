@@ -125,10 +125,8 @@ func (v *Volume) loadChunks(files *fileScan) error {
 	claims := v.newClaims(files)
 	for i := range parts {
 		for batch := range parts[i].batches {
-			for k := range batch {
-				if err := claims.add(&batch[k]); err != nil {
-					return fmt.Errorf("chunks: %w", err)
-				}
+			if err := claims.addAll(batch); err != nil {
+				return fmt.Errorf("chunks: %w", err)
 			}
 		}
 		if err := parts[i].err; err != nil {
@@ -199,7 +197,23 @@ func (c *claims) enter(number uint64) {
 	c.number, c.object, c.blocks = number, c.v.objects[number], 0
 }
 
-// add claims a chunk.
+// addAll claims chunks.
+func (c *claims) addAll(chunks []journal.Placement) error {
+	for i := range c.members {
+		if m := &c.members[i]; m.member != nil {
+			m.alloc.mu.Lock() // once for all: for a chunk it is a third of the work
+			defer m.alloc.mu.Unlock()
+		}
+	}
+	for i := range chunks {
+		if err := c.add(&chunks[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add claims a chunk. It is called with the locks of all allocators.
 func (c *claims) add(p *journal.Placement) error {
 	_, num, index := p.Key.Parts()
 	if num != c.number {
