@@ -41,7 +41,7 @@ func TestBenchTail(t *testing.T) {
 		sick[i].Set(well(i))
 		sum += limits[i]
 	}
-	const bs = 16 << 10
+	const bs = 64 << 10 // of smaller ones the processors would be what is measured
 	load := job{rw: "randread", bs: bs, depth: 16, uri: d.URI("e"), size: 1 << 30, seconds: 12, ramp: 2, rate: int(sum / 3 / bs)}
 	run := func() (result, float64) {
 		before := ds.transferred(t, "read")
@@ -76,11 +76,11 @@ func TestBenchTail(t *testing.T) {
 		<-ill
 		report(figure{Bench: "tail", What: "reads while a disk of three " + c.what + ", p99.9", Value: r.p999 * 1e3, Unit: "ms",
 			Ratio: r.p999 / healthy.p999, Against: "without", Goal: 3, AtMost: true, More: map[string]float64{"p99 ms": r.p99 * 1e3, "p99 ms without": healthy.p99 * 1e3}})
-		load.seconds, load.ramp = 6, 0 // to measure the four seconds up to the tenth
+		load.seconds, load.ramp = 10, 0
 		run()
 		load.seconds = 4
 		_, back := run()
-		report(figure{Bench: "tail", What: "its share of the reads, 6 to 10 s after it " + c.what, Value: 100 * back, Unit: "%", Ratio: back / share, Against: "before", Goal: 0.8})
+		report(figure{Bench: "tail", What: "its share of the reads, from 10 s after it " + c.what, Value: 100 * back, Unit: "%", Ratio: back / share, Against: "before", Goal: 0.8})
 	}
 }
 

@@ -233,16 +233,14 @@ func (d *sickDisk) suffer(size int64) syscall.Errno {
 		}
 		if wait == 0 && i.Rate > 0 && !i.Hang && !i.Fail {
 			took := time.Duration(float64(size) / i.Rate * max(1, i.Slow) * float64(time.Second))
-			if d.free.Before(now) {
-				d.free = now
+			// What a sleep took too long is made up for: it would add up to a slower disk.
+			if late := now.Add(-sleepSlack); d.free.Before(late) {
+				d.free = late
 			}
 			d.free = d.free.Add(took)
 			end := d.free
 			d.mu.Unlock()
-			// Sleeping less than the clock of the kernel is worth would add up to a slower disk.
-			if left := time.Until(end); left > 200*time.Microsecond {
-				time.Sleep(left)
-			}
+			sleepUntil(end)
 			return 0
 		}
 		d.mu.Unlock()
@@ -256,6 +254,21 @@ func (d *sickDisk) suffer(size int64) syscall.Errno {
 		default:
 			return 0
 		}
+	}
+}
+
+// sleepSlack is how late sleepUntil may return, but for a busy machine.
+const sleepSlack = 200 * time.Microsecond
+
+// sleepUntil is time.Sleep for fractions of a millisecond, which that one rounds up where nothing else runs.
+func sleepUntil(end time.Time) {
+	for {
+		left := time.Until(end)
+		if left < sleepSlack/4 {
+			return
+		}
+		wait := unix.NsecToTimespec(int64(left))
+		_ = unix.Nanosleep(&wait, nil) // a signal ends it too soon
 	}
 }
 
