@@ -47,6 +47,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	fetched map[uint64]*fetch
+	dropped uint64 // below it nothing is in fetched
 	reading []span // by reads under way
 }
 
@@ -257,15 +258,25 @@ func (st *stream) isReadLocked(index uint64) (part, all bool) {
 // queue, those of a slow device fall behind the others.
 func (st *stream) dropBelow(index uint64) {
 	st.mu.Lock()
+	if index <= st.dropped { // as for nearly all small reads
+		st.mu.Unlock()
+		return
+	}
 	var drop []*fetch
+	all := true
 	for i, f := range st.fetched {
 		if i >= index {
 			continue
 		}
-		if part, _ := st.isReadLocked(i); !part {
-			drop = append(drop, f)
-			delete(st.fetched, i)
+		if part, _ := st.isReadLocked(i); part {
+			all = false
+			continue
 		}
+		drop = append(drop, f)
+		delete(st.fetched, i)
+	}
+	if all {
+		st.dropped = index
 	}
 	st.mu.Unlock()
 	for _, f := range drop {
@@ -299,6 +310,7 @@ func (st *stream) start(o *object, index uint64) {
 	}
 	old := st.fetched[index]
 	st.fetched[index] = f
+	st.dropped = min(st.dropped, index) // later reads may have gone past it meanwhile
 	st.mu.Unlock()
 	if old != nil {
 		old.release()
