@@ -148,36 +148,20 @@ func direntOf(e *names.Entry) fuse.DirEntry {
 // ReadDirPlus implements fuse.RawFileSystem: with the attributes of what it lists, and a reference
 // to each but . and .., which the kernel wants none of.
 func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	dir := names.Ino(in.NodeId)
-	var batch []names.Entry
 	room := int(in.Size)
 	const least = 128 + 24 // of an entry in the answer
-	err := f.tree.ReadDir(f.ctx, dir, in.Offset, room/(least+8), func(e names.Entry) bool {
-		room -= least + (len(e.Name)+7)&^7
-		if room >= 0 {
-			batch = append(batch, e)
-		}
+	err := f.tree.ReadDirPlus(f.ctx, names.Ino(in.NodeId), in.Offset, room/(least+8), func(name string) bool {
+		room -= least + (len(name)+7)&^7
 		return room >= 0
-	})
-	if err != nil {
-		return status(err)
-	}
-	for i := range batch {
-		e := &batch[i]
+	}, func(e *names.Entry, a *names.Attr) bool {
 		plus := out.AddDirLookupEntry(direntOf(e))
-		if plus == nil {
-			break
-		}
-		if e.Name == "." || e.Name == ".." {
-			continue
-		}
-		// One that is gone by now stays in the listing without attributes.
-		if a, err := f.tree.Refer(e.Ino); err == nil {
-			f.fillEntry(plus, &a)
+		if plus != nil && a.Ino != 0 { // one that is gone by now stays in the listing without attributes
+			f.fillEntry(plus, a)
 			out.FixMode(a.Mode)
 		}
-	}
-	return fuse.OK
+		return plus != nil
+	})
+	return status(err)
 }
 
 // ReleaseDir implements fuse.RawFileSystem.

@@ -23,12 +23,21 @@ func (t *Tree) Attr(ctx context.Context, ino Ino) (Attr, error) {
 
 // attr is what clients see of an inode with that record.
 func (t *Tree) attr(rec *journal.Inode) Attr {
+	a := recorded(rec)
+	if rec.Type() == journal.TypeRegular {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.overlayLocked(&a)
+	}
+	return a
+}
+
+// recorded is what a record tells of its inode.
+func recorded(rec *journal.Inode) Attr {
 	a := Attr{Ino: Ino(rec.Number), Generation: uint64(rec.Generation), Mode: rec.Mode, UID: rec.UID, GID: rec.GID,
 		Links: rec.Links, Rdev: rec.Rdev, Flags: rec.Flags, Size: rec.Size, Blocks: rec.Blocks * (journal.BlockSize / 512),
 		Atime: rec.Atime, Mtime: rec.Mtime, Ctime: rec.Ctime, Btime: rec.Btime}
 	switch rec.Type() {
-	case journal.TypeRegular:
-		t.overlay(&a)
 	case journal.TypeSymlink:
 		a.Size = int64(len(rec.Target))
 	case journal.TypeDirectory:
@@ -37,10 +46,8 @@ func (t *Tree) attr(rec *journal.Inode) Attr {
 	return a
 }
 
-// overlay adds what is ahead of the record.
-func (t *Tree) overlay(a *Attr) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// overlayLocked adds what is ahead of the record; only regular files have a node. Called with mu.
+func (t *Tree) overlayLocked(a *Attr) {
 	n := t.nodes[a.Ino]
 	if n == nil {
 		return

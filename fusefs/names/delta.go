@@ -18,16 +18,17 @@ import (
 type delta struct {
 	limit int64 // bytes
 
-	mu     sync.Mutex
-	live   map[journal.Key]liveValue
-	cache  cache
-	fresh  fresh
-	groups map[groupKey]*group
-	layers []*layer // oldest first; the last one is open
-	bytes  int64    // of all layers
-	next   uint64   // number of the next layer
-	room   []chan struct{}
-	err    error // of the last commit
+	mu       sync.Mutex
+	live     map[journal.Key]liveValue
+	cache    cache
+	fresh    fresh
+	listings listings
+	groups   map[groupKey]*group
+	layers   []*layer // oldest first; the last one is open
+	bytes    int64    // of all layers
+	next     uint64   // number of the next layer
+	room     []chan struct{}
+	err      error // of the last commit
 
 	kick chan struct{} // has one element when a commit is due before its time
 }
@@ -171,6 +172,7 @@ func (d *delta) setLocked(l *layer, key journal.Key, value []byte) {
 	d.live[key] = liveValue{value, l}
 	if space, dir, hash := key.Parts(); space == journal.SpaceEntry {
 		d.fresh.set(dir, hash, value != nil)
+		d.listings.forget(dir)
 	}
 }
 

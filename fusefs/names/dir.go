@@ -55,9 +55,6 @@ func (t *Tree) listRecords(space journal.Space, ino Ino, from uint64, limit int)
 	return list, next, nil
 }
 
-// dirPage is about how many entries are read at once, at most.
-const dirPage = 256
-
 // Cookies: 1 is behind ".", 2 behind "..", others are hash and slot of an entry.
 const (
 	cookieDot    = 1
@@ -67,7 +64,7 @@ const (
 
 // ReadDir calls fn for the entries of a directory behind cookie after (0: from the start, "." and
 // ".." first), until fn returns false. What is there all the while is listed exactly once, however
-// often the listing is interrupted. About want entries are asked for: no more are read at once.
+// often the listing is interrupted. About want entries are asked for: from the start no more are read at once.
 func (t *Tree) ReadDir(ctx context.Context, ino Ino, after uint64, want int, fn func(Entry) bool) error {
 	dir, err := t.directory(ino)
 	if err != nil {
@@ -80,25 +77,28 @@ func (t *Tree) ReadDir(ctx context.Context, ino Ino, after uint64, want int, fn 
 		return nil
 	}
 	for from := after >> slotBits; ; {
-		list, next, err := t.listRecords(journal.SpaceEntry, ino, from, min(want, dirPage))
+		limit := dirPage
+		if from == 0 {
+			limit = min(want, dirPage)
+		}
+		l, err := t.listing(ino, from, limit)
 		if err != nil {
 			return err
 		}
-		for _, x := range list {
-			entries, err := journal.ParseEntries(journal.EntryKey(uint64(ino), x.b), x.value)
-			if err != nil {
-				return err
+		i, _ := slices.BinarySearchFunc(l.entries, after, func(e Entry, after uint64) int {
+			if e.Cookie <= after {
+				return -1
 			}
-			for _, e := range entries {
-				cookie := x.b<<slotBits | uint64(e.Slot)
-				if cookie > after && !fn(Entry{e.Name, Ino(e.Inode), e.Type, cookie}) {
-					return nil
-				}
+			return 1
+		})
+		for _, e := range l.entries[i:] {
+			if !fn(e) {
+				return nil
 			}
 		}
-		if next == 0 || ctx.Err() != nil {
+		if l.next == 0 || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		from = next
+		from = l.next
 	}
 }

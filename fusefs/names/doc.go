@@ -30,7 +30,8 @@
 // An operation on names changes an ordered delta in RAM: layers of records, of which each goes into
 // one journal batch. Look-ups ask the delta first, then a bounded cache of records (and of there being
 // none), then the journal, whose way to a record is much longer; it is not asked for what cannot be there, as names in
-// a directory that was made since the tree was opened. A round of the committer closes the
+// a directory that was made since the tree was opened. Of a directory that is being listed more names are read than
+// are asked for. A round of the committer closes the
 // open layer, makes the data durable of the files that somebody syncs or a rename waits for, brings
 // their records up to it, and commits the layers in order: with the placements of that data in one
 // journal batch, where nothing has failed and all of it fits into one. Requests that arrive meanwhile share the
@@ -62,7 +63,7 @@
 // # Memory
 //
 // DeltaLimit for what is not committed, CacheLimit for records, up to 3 MiB for the names in directories
-// that are new, a byte or two for each inode to which references are out, some hundred bytes for a file
+// that are new, some 1.5 MB for those that are being listed, a byte or two for each inode to which references are out, some hundred bytes for a file
 // that is open or ahead of its record. With a million
 // inodes known to the kernel 60 MB of the daemon's heap are in use, one of them for these.
 //

@@ -113,7 +113,7 @@ func (t *Tree) isEmpty(dir Ino) (bool, error) {
 		return empty, nil
 	}
 	for from := uint64(0); ; {
-		list, next, err := t.listRecords(journal.SpaceEntry, dir, from, dirPage)
+		list, next, err := t.listRecords(journal.SpaceEntry, dir, from, 256)
 		if err != nil || len(list) > 0 || next == 0 {
 			return len(list) == 0, err
 		}

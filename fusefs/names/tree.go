@@ -277,6 +277,11 @@ func (t *Tree) begin(ctx context.Context, adds bool) error {
 func (t *Tree) Forget(ino Ino, n uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.forgetLocked(ino, n)
+}
+
+// forgetLocked is Forget, called with mu.
+func (t *Tree) forgetLocked(ino Ino, n uint64) {
 	if t.refs.sub(ino, n) == 0 {
 		t.releaseLocked(ino)
 	}
