@@ -20,6 +20,7 @@ func (v *Volume) DropFiles(ctx context.Context, numbers []uint64) error {
 	defer d.close()
 	for _, n := range numbers {
 		f := v.OpenFile(n, 0, 0)
+		f.e.o.dropped.Store(true)
 		d.files, d.objects[n] = append(d.files, f), f.e.o
 	}
 	if err := v.forPlacedOf(d.files, d.add); err != nil {
@@ -104,31 +105,58 @@ type fileDrop struct {
 	ctx     context.Context
 	files   []*File
 	objects map[uint64]*object
-	keys    []chunkKey
+	n       int        // chunks since the last flush
+	bare    []chunkKey // of these: there may be no commit of theirs that deletes the record
 }
 
 func (d *fileDrop) add(k chunkKey) error {
 	if err := d.v.zeroChunk(d.ctx, d.objects[k.object], k.index); err != nil {
 		return err
 	}
-	d.keys = append(d.keys, k)
-	if len(d.keys) < dropAtOnce {
+	if !d.v.goesWithCommit(d.objects[k.object], k.index) {
+		d.bare = append(d.bare, k)
+	}
+	if d.n++; d.n < dropAtOnce {
 		return nil
 	}
 	return d.flush()
 }
 
-// flush makes the chunks of keys tombstones, and then forgets them: a number is never used again.
+// flush commits that the chunks are gone: not as tombstones, for a number is never used again.
 func (d *fileDrop) flush() error {
 	if err := errors.Join(d.v.SyncFiles(d.ctx, d.files)...); err != nil {
 		return err
 	}
 	b := &journal.Batch{}
-	for _, k := range d.keys {
+	for _, k := range d.bare {
 		b.Delete(k.record())
 	}
-	d.keys = d.keys[:0]
+	d.bare, d.n = d.bare[:0], 0
 	return d.v.j.Commit(d.ctx, b)
+}
+
+// goesWithCommit tells whether a chunk of a file that goes has a slot that is about to be given up: the commit of
+// that deletes its record.
+func (v *Volume) goesWithCommit(o *object, index uint64) bool {
+	o.mu.Lock()
+	c := o.touched[index]
+	if c != nil {
+		c.refs.Add(1)
+	}
+	o.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	defer v.cache.put(c)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slot > 0 && (c.dirty != nil || c.out != nil)
+}
+
+// isDropped tells whether an object is a file that goes.
+func (v *Volume) isDropped(number uint64) bool {
+	o := v.object(number)
+	return o != nil && o.dropped.Load()
 }
 
 func (d *fileDrop) close() {

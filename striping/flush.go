@@ -484,7 +484,11 @@ func (v *Volume) commitSome(list []*chunk, beside *journal.Batch) (n int, err er
 			break
 		}
 		recs = append(recs, rec)
-		b.Put(key, val)
+		if rec.Slot == 0 && v.isDropped(c.key.object) { // no tombstone: the number is never used again
+			b.Delete(key)
+		} else {
+			b.Put(key, val)
+		}
 		if len(intent.Candidates) > 0 {
 			key := c.key.intent()
 			b.Put(key, intent.Pack(key))

@@ -38,6 +38,7 @@ type object struct {
 
 	unsettled atomic.Int32 // chunks in touched
 	blank     atomic.Bool  // the journal has never had a record of a chunk of it: none is looked for
+	dropped   atomic.Bool  // of a file: it goes, and so do the records of its chunks
 
 	resize ioLock // one change of the record, or of the size, at a time; nil for a file
 
