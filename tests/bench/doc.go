@@ -17,7 +17,9 @@
 // # Files
 //
 // One disk in memory, mounted: the volume, ext4 on such a disk, mergerfs over a directory in memory, and
-// a bare go-fuse file system in RAM, which is the ceiling for any that has to see the bytes.
+// a bare go-fuse file system in RAM, which is the ceiling for any that has to see the bytes: as bare as can be,
+// and with permissions and extended attributes, of which the kernel asks more. For a file that tar unpacks, the
+// one gets 8.6 requests, the other and the volume 11.6; for one of 8 KiB that is made, 5 and 7.
 //
 // One cp of a large file and one cat on the three unequal disks; restic there and on ext4 on one disk of
 // 200 MiB/s. A directory of a million files: how fast it is made and listed, and the daemon's memory.

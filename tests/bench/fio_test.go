@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(ramVariable); dir != "" {
-		if err := serveRAM(dir); err != nil {
+		if err := serveRAM(dir, os.Getenv(checkedVariable) != ""); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -20,8 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ramVariable holds where a process of this test binary is to mount a file system in RAM.
-const ramVariable = "BALLAST_BENCH_RAMFS"
+// ramVariable holds where a process of this test binary is to mount a file system in RAM; checkedVariable is set
+// for one with permissions, see checkedFS.
+const (
+	ramVariable     = "BALLAST_BENCH_RAMFS"
+	checkedVariable = "BALLAST_BENCH_RAMFS_CHECKED"
+)
 
 // ramFS is as little of a file system as go-fuse can serve: files and directories in RAM, no
 // permissions, times or journal. What it does is the ceiling for everything that has to see the
@@ -33,6 +37,15 @@ type ramFS struct {
 	mu    sync.RWMutex
 	nodes map[uint64]*ramNode
 	next  uint64
+}
+
+// checkedFS is a ramFS that the kernel asks what it asks of any file system with permissions and extended
+// attributes: for the attributes of a directory again after each change of a name, as it checks permissions by
+// them (default_permissions), and for security.capability at the first write to a file and with each chown.
+type checkedFS struct{ *ramFS }
+
+func (checkedFS) GetXAttr(<-chan struct{}, *fuse.InHeader, string, []byte) (uint32, fuse.Status) {
+	return 0, fuse.ENOATTR
 }
 
 type ramNode struct {
@@ -276,13 +289,20 @@ func (f *ramFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 	return uint32(len(data)), fuse.OK
 }
 
-// serveRAM mounts a ramFS until SIGTERM; the options are those of Ballast's own mounts.
-func serveRAM(dir string) error {
-	server, err := fuse.NewServer(newRAMFS(), dir, &fuse.MountOptions{
+// serveRAM mounts a ramFS until SIGTERM; the options are those of Ballast's own mounts, but that nothing is asked
+// for the sake of permissions, unless they are checked.
+func serveRAM(dir string, checked bool) error {
+	options := &fuse.MountOptions{
 		AllowOther: true, MaxBackground: 128, MaxWrite: mib, MaxReadAhead: mib, DirectMountStrict: true, FsName: "ram", Name: "ballast-bench",
 		ExplicitDataCacheControl: true, DisableXAttrs: true,
 		ExtraCapabilities: fuse.CAP_WRITEBACK_CACHE | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_ASYNC_DIO | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_HANDLE_KILLPRIV_V2,
-	})
+	}
+	var ram fuse.RawFileSystem = newRAMFS()
+	if checked {
+		ram = checkedFS{newRAMFS()}
+		options.DisableXAttrs, options.EnableAcl, options.Options = false, true, []string{"default_permissions"}
+	}
+	server, err := fuse.NewServer(ram, dir, options)
 	if err != nil {
 		return err
 	}
@@ -295,11 +315,14 @@ func serveRAM(dir string) error {
 }
 
 // mountRAM has another process serve a ramFS on dir until the test ends, and returns its pid.
-func mountRAM(t *testing.T, dir string) int {
+func mountRAM(t *testing.T, dir string, checked bool) int {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), ramVariable+"="+dir)
+	if checked {
+		cmd.Env = append(cmd.Env, checkedVariable+"=1")
+	}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
