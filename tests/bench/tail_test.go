@@ -42,7 +42,7 @@ func TestBenchTail(t *testing.T) {
 		sum += limits[i]
 	}
 	const bs = 64 << 10 // of smaller ones the processors would be what is measured
-	load := job{rw: "randread", bs: bs, depth: 16, uri: d.URI("e"), size: 1 << 30, seconds: 12, ramp: 2, rate: int(sum / 3 / bs)}
+	load := job{rw: "randread", bs: bs, depth: 16, uri: d.URI("e"), size: 1 << 30, seconds: 12, ramp: 8, rate: int(sum / 3 / bs)}
 	run := func() (result, float64) {
 		before := ds.transferred(t, "read")
 		r := load.run(t)
@@ -53,7 +53,7 @@ func TestBenchTail(t *testing.T) {
 		}
 		return r, (after[2] - before[2]) / all
 	}
-	healthy, share := run()
+	healthy, share := run() // once it is known how fast the disks are now: they were filled at full speed
 	for _, c := range []struct {
 		what string
 		ill  harness.Illness
