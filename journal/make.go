@@ -34,7 +34,7 @@ func (m maker) run(dir string, lock *os.File, fn func(add func(*Op) error) error
 		return err
 	}
 	// With the 64 KiB that a pipe has, the two sides would run in turn. Who may not have more, waits.
-	unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, makePipe)
+	_, _ = unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, makePipe)
 	sent := make(chan error, 1)
 	go func() { // ends with the last record, or when the pipe's other end is closed
 		err := send(w, fn)

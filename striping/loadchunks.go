@@ -201,7 +201,7 @@ func (c *claims) enter(number uint64) {
 func (c *claims) addAll(chunks []journal.Placement) error {
 	for i := range c.members {
 		if m := &c.members[i]; m.member != nil {
-			m.alloc.mu.Lock() // once for all: for a chunk it is a third of the work
+			m.alloc.mu.Lock() // nobody else wants them yet; for each chunk it would be a third of the work
 			defer m.alloc.mu.Unlock()
 		}
 	}
